@@ -1,0 +1,172 @@
+"""A keras-nlp backbone under a sigmoid head: tokens in, one probability out."""
+
+import json
+import os
+from pathlib import Path
+
+import keras
+import keras_nlp
+
+from bertbin_tf import assets
+from bertbin_tf.initializers import LogOdds
+
+if keras.backend.backend() != "tensorflow":
+    raise ImportError(
+        f"bertbin_tf needs Keras on TensorFlow. Received the backend '{keras.backend.backend()}': set the environment "
+        "variable KERAS_BACKEND=tensorflow, or import bertbin_tf before keras."
+    )
+
+POOLINGS = ("pooled", "cls", "mean")
+
+
+def binary_classifier(
+    backbone: keras.Model,
+    *,
+    base_rate: float = 0.5,
+    hidden_dim: int | None = None,
+    dropout: float = 0.1,
+    pooling: str = "pooled",
+    kernel_initializer="zeros",
+    name: str = "binary_classifier",
+) -> keras.Model:
+    """Returns a functional model: backbone, pooling, dropout [, hidden layer], `Dense(1)`, sigmoid.
+
+    The untrained model answers every text with the base rate, exactly: the bias of the head is `LogOdds(base_rate)`
+    and its kernel is zero. So the first loss is the entropy of the labels, and anything else means that the data or
+    the loss is not what was thought. The kernel leaves zero with the first step, the encoder follows with the second.
+
+    Logit and sigmoid are float32 whatever the policy of the backbone, and the sigmoid is the last operation, where
+    Keras' losses find its logit: the gradient at a wrong logit of 20 is 1, and not 0, in eager and compiled
+    execution and under mixed precision.
+
+    Args:
+        backbone: A keras-nlp backbone, or any functional model with the same inputs that returns a tensor of shape
+            `(batch, length, dim)` or a dict with `"sequence_output"` or `"pooled_output"`.
+        base_rate: Float in (0, 1), the share of positive labels in the training data. See `data.base_rate`.
+            Defaults to `0.5`.
+        hidden_dim: Int, the width of a ReLU layer between the encoder and the head, or `None` for no such layer.
+            Defaults to `None`.
+        dropout: Float in [0, 1), the share of features dropped in front of each dense layer. Defaults to `0.1`.
+        pooling: `"pooled"` takes the pooler's tanh output (the first token's where the backbone has no pooler),
+            `"cls"` the first token's last hidden state, `"mean"` the mean over real tokens. Defaults to `"pooled"`.
+        kernel_initializer: Initializer of the head's kernel. Keras' own default is `"glorot_uniform"`, which moves
+            the first answers away from the base rate. Defaults to `"zeros"`.
+        name: String. Defaults to `"binary_classifier"`.
+
+    Returns:
+        A `keras.Model` from the backbone's inputs, int tensors of shape `(batch, length)`, to a float32 tensor of
+        shape `(batch, 1)` in [0, 1]. Its last two layers are `"logit"` and `"probability"`.
+
+    Raises:
+        ValueError: If `pooling` is unknown or `base_rate` is not inside (0, 1).
+
+    Example:
+    >>> model = binary_classifier(load_backbone("minilm"), base_rate=0.3)
+    >>> model.compile("adam", "binary_crossentropy")
+
+    Reference: [Lin et al., 2017](https://arxiv.org/abs/1708.02002), section 3.3, for the bias;
+        [Zhang et al., 2019](https://arxiv.org/abs/1901.09321), section 3, for the zero kernel of the last layer.
+    """
+    features = _pool(backbone, pooling)
+    features = keras.layers.Dropout(dropout, name="classifier_dropout")(features)
+    if hidden_dim is not None:
+        features = keras.layers.Dense(hidden_dim, activation="relu", name="hidden")(features)
+        features = keras.layers.Dropout(dropout, name="hidden_dropout")(features)
+    logit = keras.layers.Dense(
+        1,
+        kernel_initializer=kernel_initializer,
+        bias_initializer=LogOdds(base_rate),
+        dtype="float32",
+        name="logit",
+    )(features)
+    probability = keras.layers.Activation("sigmoid", dtype="float32", name="probability")(logit)
+    return keras.Model(backbone.input, probability, name=name)
+
+
+def load_backbone(preset: str = "minilm", **kwargs) -> keras.Model:
+    """Returns a keras-nlp backbone with its pre-trained weights.
+
+    Args:
+        preset: `"minilm"`, the embedded default, or whatever `keras_nlp.models.Backbone.from_preset` takes: a
+            built-in name, `"hf://..."`, `"kaggle://..."`, or a local folder. Defaults to `"minilm"`.
+        **kwargs: Passed to `from_preset`, such as `dtype="mixed_bfloat16"` or `dropout=0.0`.
+
+    Raises:
+        ValueError: If the preset does not exist or holds no text encoder.
+    """
+    # A folder that transformers wrote says only "bert"; Backbone.from_preset finds the class for it.
+    return _from_preset(keras_nlp.models.Backbone, preset, **kwargs)
+
+
+def load_preprocessor(preset: str = "minilm", sequence_length: int = 128):
+    """Returns the preprocessor that belongs to a preset: strings to `token_ids`, `padding_mask` and `segment_ids`.
+
+    Uncased BERT vocabularies hold no accents, so accents are stripped; keras-nlp leaves them on, and turns every
+    accented word into `[UNK]`, when it reads a folder that transformers wrote.
+
+    Args:
+        preset: As for `load_backbone`, or a folder that `save_preprocessor` wrote.
+        sequence_length: Int, texts are cut to so many tokens. Defaults to `128`.
+
+    Raises:
+        ValueError: If the preset does not exist, holds no tokenizer, or `sequence_length` is not at least 3.
+    """
+    if sequence_length < 3:
+        raise ValueError(
+            "`sequence_length` must be at least 3: a start token, one token of text and an end token. "
+            f"Received: sequence_length={sequence_length}"
+        )
+    tokenizer = _from_preset(keras_nlp.tokenizers.Tokenizer, preset)
+    if getattr(tokenizer, "lowercase", False) and not tokenizer.strip_accents:
+        tokenizer = _from_preset(keras_nlp.tokenizers.Tokenizer, preset, strip_accents=True)
+    for preprocessor in keras_nlp.models.TextClassifierPreprocessor.__subclasses__():
+        if preprocessor.tokenizer_cls is type(tokenizer):
+            return preprocessor(tokenizer, sequence_length=sequence_length)
+    raise ValueError(
+        f"keras-nlp has no text classifier preprocessor for a {type(tokenizer).__name__}. Received: preset='{preset}'. "
+        "Choose the preset of an encoder: BERT, RoBERTa, DistilBERT, DeBERTa, ALBERT, ELECTRA ..."
+    )
+
+
+def save_preprocessor(preprocessor, backbone: keras.Model, path: str | os.PathLike) -> None:
+    """Writes a preprocessor, vocabulary included, into a folder that `load_preprocessor` takes as a preset.
+
+    Args:
+        preprocessor: As `load_preprocessor` returns it.
+        backbone: The keras-nlp backbone that the preprocessor serves. Only its config is written: keras-nlp does not
+            read a tokenizer without one.
+        path: The folder; it is made if it does not exist.
+    """
+    path = Path(path)
+    path.mkdir(parents=True, exist_ok=True)
+    preprocessor.save_to_preset(str(path))
+    (path / "config.json").write_text(json.dumps(keras.saving.serialize_keras_object(backbone)), encoding="utf-8")
+
+
+def _pool(backbone, pooling):
+    if pooling not in POOLINGS:
+        raise ValueError(f"`pooling` must be one of {', '.join(POOLINGS)}. Received: pooling='{pooling}'")
+    outputs = backbone.output if isinstance(backbone.output, dict) else {"sequence_output": backbone.output}
+    if pooling == "pooled" and "pooled_output" in outputs:
+        return backbone(backbone.input)["pooled_output"]
+    if "sequence_output" not in outputs:
+        raise ValueError(
+            f"pooling='{pooling}' needs a backbone with a 'sequence_output'. Received the outputs {', '.join(outputs)}."
+        )
+    sequence = backbone(backbone.input)
+    sequence = sequence["sequence_output"] if isinstance(sequence, dict) else sequence
+    if pooling == "mean":
+        mask = backbone.input["padding_mask"]
+        return keras.layers.GlobalAveragePooling1D(name="mean_pooling")(sequence, mask=mask)
+    return sequence[:, 0, :]
+
+
+def _from_preset(cls, preset, **kwargs):
+    source = str(assets.fetch(preset)) if preset == "minilm" else preset
+    try:
+        return cls.from_preset(source, **kwargs)
+    except (ValueError, OSError, ImportError) as error:
+        raise ValueError(
+            f"Could not load the preset '{preset}' as a {cls.__name__}. Use 'minilm' (built in, no network), a local "
+            f"folder, or a keras-nlp preset where its hub can be reached. keras-nlp said: {error}"
+        ) from error

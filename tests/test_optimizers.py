@@ -1,0 +1,236 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import build_tiny_backbone
+
+from bertbin_tf.optimizers import LayerwiseAdamW, distance_from_head, layerwise_decay
+
+
+def two_layers(optimizer, **kwargs):
+    """Two dense layers with fixed weights, compiled."""
+    keras.utils.set_random_seed(1)
+    model = keras.Sequential(
+        [keras.Input((3,)), keras.layers.Dense(4, "tanh", name="body"), keras.layers.Dense(1, "sigmoid", name="head")]
+    )
+    model.compile(optimizer, "binary_crossentropy", **({"run_eagerly": True} | kwargs))
+    return model
+
+
+def data(rows=32):
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(rows, 3)).astype("float32"), rng.integers(0, 2, (rows, 1)).astype("float32")
+
+
+def stock(rate, **kwargs):
+    optimizer = keras.optimizers.AdamW(rate, weight_decay=0.1, **kwargs)
+    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    return optimizer
+
+
+def train(model, steps=20):
+    for _ in range(steps):
+        model.train_on_batch(*data())
+    return [weight.copy() for weight in model.get_weights()]
+
+
+def distance(weights, others):
+    return max(np.abs(a - b).max() for a, b in zip(weights, others, strict=True))
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {},
+        {"global_clipnorm": 0.01},
+        {"clipnorm": 0.01},
+        {"clipvalue": 0.01},
+        {"use_ema": True},
+        {"gradient_accumulation_steps": 2},
+        {"amsgrad": True},
+    ],
+    ids=str,
+)
+def test_equals_stock_adamw_at_multipliers_of_1(kwargs):
+    ours = train(two_layers(LayerwiseAdamW(1e-2, weight_decay=0.1, **kwargs)))
+    assert distance(ours, train(two_layers(stock(1e-2, **kwargs)))) <= 1e-7
+
+
+@pytest.mark.parametrize("compile_arguments", [{"jit_compile": True}, {"jit_compile": False}], ids=str)
+def test_equals_stock_adamw_when_compiled(compile_arguments):
+    compile_arguments = {"run_eagerly": False} | compile_arguments
+    ours = train(two_layers(LayerwiseAdamW(1e-2, weight_decay=0.1), **compile_arguments))
+    assert distance(ours, train(two_layers(stock(1e-2), **compile_arguments))) <= 1e-7
+
+
+@pytest.mark.parametrize("multiplier", [0.1, 0.5, 3.0])
+def test_multiplier_equals_stock_adamw_at_so_many_times_the_rate(multiplier):
+    # Only the body is scaled, so one step, in which the gradients are still the same: decay included.
+    ours = train(two_layers(LayerwiseAdamW(1e-2, {"body": multiplier}, weight_decay=0.1)), steps=1)
+    scaled = train(two_layers(stock(1e-2 * multiplier)), steps=1)
+    plain = train(two_layers(stock(1e-2)), steps=1)
+    assert distance(ours[:2], scaled[:2]) <= 1e-7
+    assert distance(ours[2:], plain[2:]) <= 1e-7
+
+
+def test_all_multipliers_together_equal_the_rate_over_20_steps():
+    ours = train(two_layers(LayerwiseAdamW(1e-2, {"body": 0.3, "head": 0.3}, weight_decay=0.1)))
+    assert distance(ours, train(two_layers(stock(1e-2 * 0.3)))) <= 1e-7
+
+
+def test_learning_rate_schedule_is_scaled_too():
+    def schedule():
+        return keras.optimizers.schedules.PolynomialDecay(1e-2, 20)
+
+    ours = train(two_layers(LayerwiseAdamW(schedule(), weight_decay=0.1)))
+    assert distance(ours, train(two_layers(stock(schedule())))) <= 1e-7
+
+
+def test_frozen_layer_neither_moves_nor_decays_and_keeps_its_moments_current():
+    model = two_layers(LayerwiseAdamW(1e-2, {"body": 0.0}, weight_decay=0.5))
+    before = model.get_weights()
+    after = train(model)
+    assert distance(after[:2], before[:2]) == 0
+    assert distance(after[2:], before[2:]) > 0
+    moments = [v.numpy() for v in model.optimizer.variables if "body_kernel_momentum" in v.path]
+    assert np.abs(moments[0]).max() > 0
+
+
+def test_initial_multipliers_are_in_force_when_fit_builds_the_optimizer():
+    model = two_layers(LayerwiseAdamW(1e-2, {"body": 0.0}), run_eagerly=False)
+    before = model.get_weights()
+    model.fit(*data(), verbose=0)
+    assert model.optimizer.multipliers == {"body": 0.0, "head": 1.0}
+    assert distance(model.get_weights()[:2], before[:2]) == 0
+
+
+def test_biases_and_layer_norms_are_not_decayed():
+    model = keras.Sequential([keras.Input((3,)), keras.layers.LayerNormalization(), keras.layers.Dense(2)])
+    model.set_weights([np.ones_like(weight) for weight in model.get_weights()])
+    optimizer = LayerwiseAdamW(0.1, weight_decay=0.5)
+    optimizer.apply([tf.zeros_like(v) for v in model.trainable_variables], model.trainable_variables)
+    gamma, beta, kernel, bias = model.get_weights()
+    assert np.all(gamma == 1) and np.all(beta == 1) and np.all(bias == 1)
+    np.testing.assert_allclose(kernel, 1 - 0.1 * 0.5)
+
+
+def test_repeated_token_steps_as_far_as_its_dense_gradient():
+    tokens = tf.constant([[1, 1, 1, 2]])
+
+    def step(optimizer):
+        embedding = keras.layers.Embedding(3, 2, embeddings_initializer="ones")
+        embedding.build()
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(embedding(tokens))
+        gradient = tape.gradient(loss, embedding.trainable_variables)
+        assert isinstance(gradient[0], tf.IndexedSlices)
+        optimizer.apply(gradient, embedding.trainable_variables)
+        return 1 - embedding.get_weights()[0]
+
+    # Adam's first step is the rate, whatever the size of the gradient. Stock Adam takes sqrt(3) rates for token 1.
+    np.testing.assert_allclose(step(LayerwiseAdamW(0.01, weight_decay=0.0))[1:], 0.01, rtol=1e-4)
+    assert step(keras.optimizers.AdamW(0.01, weight_decay=0.0))[1].max() > 0.015
+
+
+def test_set_multiplier_acts_without_retracing():
+    model = two_layers(LayerwiseAdamW(1e-2), run_eagerly=False)
+    traces = []
+    original = model.compute_loss
+    model.compute_loss = lambda *args, **kwargs: (traces.append(1), original(*args, **kwargs))[1]
+    train(model, steps=2)
+    traced = len(traces)
+    model.optimizer.set_multiplier("body", 0.0)
+    before = model.get_weights()
+    after = train(model, steps=3)
+    assert distance(after[:2], before[:2]) == 0
+    assert distance(after[2:], before[2:]) > 0
+    assert len(traces) == traced
+
+
+def test_multipliers_survive_save_and_load(tmp_path):
+    model = two_layers(LayerwiseAdamW(1e-2, {"body": 0.5}, weight_decay=0.1))
+    train(model, steps=3)
+    model.optimizer.set_multiplier("head", 0.25)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert loaded.optimizer.multipliers == {"body": 0.5, "head": 0.25}
+    loaded.run_eagerly = True
+    assert distance(train(model), train(loaded)) == 0
+
+
+def test_config_round_trips():
+    optimizer = LayerwiseAdamW(1e-2, {"body": 0.5}, weight_decay=0.03, global_clipnorm=1.0)
+    clone = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
+    assert clone.get_config() == optimizer.get_config()
+
+
+def test_inner_layer_can_be_named(tiny_backbone):
+    optimizer = LayerwiseAdamW(multipliers={"self_attention_layer": 0.5})
+    optimizer.build(tiny_backbone.trainable_variables)
+    assert optimizer.multipliers["self_attention_layer"] == 0.5
+    assert optimizer.multipliers["transformer_layer_0"] == 1.0
+
+
+def test_mixed_float16_wraps_it(tiny_backbone):
+    optimizer = keras.optimizers.LossScaleOptimizer(LayerwiseAdamW(1e-2, {"body": 0.0}))
+    model = two_layers(optimizer)
+    before = model.get_weights()
+    assert distance(train(model, steps=3)[:2], before[:2]) == 0
+
+
+@pytest.mark.parametrize("value", [-0.1, float("nan"), float("inf")])
+def test_bad_multiplier_is_refused(value):
+    with pytest.raises(ValueError, match=f"body={value}"):
+        LayerwiseAdamW(multipliers={"body": value})
+
+
+def test_unknown_layer_error_lists_the_layers():
+    with pytest.raises(ValueError, match="Unknown layer 'pooler'.*layers body, head"):
+        two_layers(LayerwiseAdamW(multipliers={"pooler": 0.5})).train_on_batch(*data())
+    model = two_layers(LayerwiseAdamW())
+    with pytest.raises(ValueError, match="has no layers yet"):
+        model.optimizer.set_multiplier("body", 0.5)
+    model.optimizer.build(model.trainable_variables)
+    with pytest.raises(ValueError, match="Unknown layer 'pooler'.*layers body, head"):
+        model.optimizer.set_multiplier("pooler", 0.5)
+
+
+def test_distance_counts_blocks_from_the_head(tiny_backbone):
+    assert distance_from_head(tiny_backbone) == {
+        "token_embedding": 3,
+        "position_embedding": 3,
+        "segment_embedding": 3,
+        "embeddings_layer_norm": 3,
+        "transformer_layer_0": 2,
+        "transformer_layer_1": 1,
+        "pooled_dense": 0,
+    }
+
+
+def test_layerwise_decay_fits_the_optimizer_of_the_whole_model(tiny_backbone):
+    head = keras.layers.Dense(1, "sigmoid", name="logit")(tiny_backbone(tiny_backbone.input)["pooled_output"])
+    model = keras.Model(tiny_backbone.input, head)
+    multipliers = layerwise_decay(model, 0.5)
+    assert multipliers["logit"] == multipliers["pooled_dense"] == 1
+    assert multipliers["transformer_layer_1"] == 0.5
+    assert multipliers["token_embedding"] == 0.125
+    optimizer = LayerwiseAdamW(2e-5, multipliers)
+    optimizer.build(model.trainable_variables)
+    assert optimizer.multipliers == multipliers
+
+
+def test_layerwise_decay_leaves_out_a_frozen_layer():
+    backbone = build_tiny_backbone()
+    backbone.get_layer("token_embedding").trainable = False
+    assert "token_embedding" not in layerwise_decay(backbone)
+
+
+@pytest.mark.parametrize("rate", [0, -1, 1.1])
+def test_decay_rate_out_of_range_is_refused(tiny_backbone, rate):
+    with pytest.raises(ValueError, match=f"rate={rate}"):
+        layerwise_decay(tiny_backbone, rate)
+
+
+def test_model_without_blocks_is_an_error_that_lists_its_layers():
+    with pytest.raises(ValueError, match="body, head"):
+        layerwise_decay(two_layers("sgd"))
