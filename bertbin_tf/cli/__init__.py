@@ -1,0 +1,37 @@
+"""The command line: `bertbin-tf demo | train | evaluate | predict | export`.
+
+Only the standard library is imported here, so that `--help` answers at once.
+"""
+
+import os
+import sys
+import traceback
+
+from bertbin_tf.cli.parser import build_parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command and returns its exit code: 0 done, 2 the user's mistake in one line, 1 our fault.
+
+    Args:
+        argv: List of strings. Defaults to `None`: those that the process was started with.
+    """
+    arguments = vars(build_parser().parse_args(argv))
+    run, show_traceback = arguments.pop("run"), arguments.pop("traceback")
+    from bertbin_tf.cli import console
+
+    try:
+        console.import_tensorflow()
+        run(**arguments)
+    except (ValueError, OSError) as error:
+        if show_traceback:
+            traceback.print_exc()
+        if isinstance(error, BrokenPipeError):  # such as `predict ... | head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        print(f"bertbin-tf: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("bertbin-tf: interrupted", file=sys.stderr)
+        return 130
+    return 0

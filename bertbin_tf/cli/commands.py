@@ -1,0 +1,115 @@
+"""What each command does. Each function's arguments are its flags."""
+
+import dataclasses
+import itertools
+import json
+import sys
+import time
+from pathlib import Path
+
+import tensorflow as tf
+import tensorflow_text  # noqa: F401  (registers the operations of an exported tokenizer)
+
+from bertbin_tf import data, evaluation
+from bertbin_tf.cli import console
+from bertbin_tf.cli.demo import demo
+from bertbin_tf.export import export_saved_model
+from bertbin_tf.recipe import Recipe, load_run
+from bertbin_tf.recipe import train as train_recipe
+
+__all__ = ["demo", "evaluate", "export", "predict", "train"]
+
+LINES_AT_ONCE = 1024
+
+
+def train(recipe: Path | None, strategy: str, output_dir: Path | None, as_json: bool, **fields) -> None:
+    """Fine-tunes and writes a run."""
+    if recipe is not None:
+        fields = dataclasses.asdict(Recipe.from_json(recipe)) | fields
+    if "train_data" not in fields:
+        raise ValueError("--train-data is missing: give a file, vader/movies, tfds:NAME, or a --recipe that has it.")
+    output_dir = output_dir or Path("runs") / time.strftime("%Y%m%d-%H%M%S")
+    train_recipe(Recipe(**fields), output_dir, strategy=strategy, verbose=console.keras_verbosity(as_json))
+    metrics = json.loads((output_dir / "metrics.json").read_text(encoding="utf-8"))
+    if as_json:
+        console.print_json({"run": str(output_dir)} | metrics)
+        return
+    print(evaluation.Evaluation(**metrics["validation"]))
+    print(f"\nThese are the validation texts. The run is in {output_dir}.")
+
+
+def evaluate(path: Path, source: str, text: str | None, label: str | None, positive: str | None, as_json: bool) -> None:
+    """Measures a run on labelled texts."""
+    run = load_run(path)
+    rows = data.read(
+        source,
+        text=text or run.recipe.text,
+        label=label or run.recipe.label,
+        positive=positive or run.recipe.positive,
+        on_bad_rows=run.recipe.on_bad_rows,
+    )
+    texts, labels = data.collect(rows)
+    probabilities = run.predict(texts, verbose=int(console.is_terminal() and not as_json))
+    with console.status("Resampling for the intervals ..."):
+        result = evaluation.evaluate(labels, probabilities, threshold=run.threshold)
+    if as_json:
+        console.print_json(result.to_dict())
+    else:
+        print(result)
+
+
+def predict(path: Path, source: str, text: str | None) -> None:
+    """Writes one JSON object per text to standard output."""
+    if not path.exists():
+        raise ValueError(f"There is no '{path}'. Give the folder of a run, or of a SavedModel.")
+    answer = _saved_model(path) if _find_saved_model(path) else _run(path)
+    if source == "-":
+        # Undecodable bytes pass through to the tokenizer, which makes them `[UNK]`.
+        lines = (line.rstrip(b"\r\n") for line in sys.stdin.buffer)
+    else:
+        lines = iter(data.read_texts(source, text=text))
+    while some := list(itertools.islice(lines, LINES_AT_ONCE)):
+        for line, probability, label in zip(some, *answer(some), strict=True):
+            line = line.decode("utf-8", errors="replace") if isinstance(line, bytes) else line
+            print(json.dumps({"text": line, "probability": float(probability), "label": int(label)}))
+
+
+def export(path: Path, target: Path, as_json: bool) -> None:
+    """Writes a run as a SavedModel."""
+    run = load_run(path)
+    with console.status("Writing the SavedModel ..."):
+        folder = export_saved_model(
+            run.model, run.preprocessor, target, temperature=run.temperature, threshold=run.threshold
+        )
+    if as_json:
+        console.print_json({"path": str(folder), "version": int(folder.name)})
+    else:
+        print(f"Exported version {folder.name} to {folder}")
+
+
+def _run(path):
+    run = load_run(path)
+
+    def answer(texts):
+        probabilities = run.predict(texts)
+        return probabilities, probabilities >= run.threshold
+
+    return answer
+
+
+def _saved_model(path):
+    signature = tf.saved_model.load(str(_find_saved_model(path))).signatures["serving_default"]
+
+    def answer(texts):
+        outputs = [signature(text=tf.constant(texts[i : i + 64])) for i in range(0, len(texts), 64)]
+        return tuple(tf.concat([output[name] for output in outputs], axis=0) for name in ("probability", "label"))
+
+    return answer
+
+
+def _find_saved_model(path):
+    """Returns the folder of a SavedModel: the path itself, or the latest version below it."""
+    if (path / "saved_model.pb").is_file():
+        return path
+    versions = [int(file.parent.name) for file in path.glob("*/saved_model.pb") if file.parent.name.isdecimal()]
+    return path / str(max(versions)) if versions else None

@@ -1,0 +1,83 @@
+"""What can be typed, and what `--help` says about it."""
+
+import argparse
+import dataclasses
+import functools
+import importlib
+from pathlib import Path
+
+from bertbin_tf import __version__
+from bertbin_tf.recipe import Recipe
+from bertbin_tf.recipe.fields import field_type
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        self.exit(2, f"{self.prog}: error: {message}. See '{self.prog} --help'.\n")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Returns the parser; what it parses has the command's function as `run` and that function's arguments."""
+    parser = _Parser(
+        prog="bertbin-tf",
+        description="Binary text classification with a pre-trained BERT under a sigmoid head, made to train.",
+    )
+    parser.add_argument("--version", action="version", version=f"bertbin-tf {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    demo = _add(commands, "demo", "the whole way, on film reviews: fine-tune, evaluate, export, ask the exported model")
+    demo.add_argument("--quick", action="store_true", help="fewer texts, the same path")
+    demo.add_argument("--compare", action="store_true", help="train three other set-ups as well, side by side")
+
+    train = _add(commands, "train", "fine-tune on labelled texts")
+    for field in dataclasses.fields(Recipe):
+        train.add_argument(
+            f"--{field.name.replace('_', '-')}",
+            type=field_type(field),
+            default=argparse.SUPPRESS,
+            choices=field.metadata["choices"],
+            metavar=None if field.metadata["choices"] else field_type(field).__name__.upper(),
+            help=field.metadata["help"] + _default(field),
+        )
+    train.add_argument("--recipe", type=Path, metavar="FILE", help="JSON file with these values; flags go before it")
+    train.add_argument("--strategy", default="auto", help="auto, one_device, mirrored, tpu or multi_worker")
+    train.add_argument("--output-dir", type=Path, metavar="RUN", help="new folder (default: runs/<date>-<time>)")
+
+    evaluate = _add(commands, "evaluate", "measure a trained run on labelled texts")
+    evaluate.add_argument("path", type=Path, metavar="RUN", help="folder that train wrote")
+    evaluate.add_argument("--data", dest="source", required=True, metavar="SOURCE", help="labelled texts, as for train")
+    for name in ("text", "label", "positive"):
+        evaluate.add_argument(f"--{name}", help="as for train (default: as in training)")
+
+    predict = _add(commands, "predict", "probabilities for texts, as JSON Lines: text, probability, label")
+    predict.add_argument("path", type=Path, metavar="RUN_OR_SAVED_MODEL", help="folder that train or export wrote")
+    predict.add_argument(
+        "source", nargs="?", default="-", metavar="FILE", help="a text per line; .csv, .jsonl ...; or -"
+    )
+    predict.add_argument("--text", help="column with the texts (default: guessed)")
+
+    export = _add(commands, "export", "write a SavedModel for TF Serving: text in, probability out")
+    export.add_argument("path", type=Path, metavar="RUN", help="folder that train wrote")
+    export.add_argument("target", type=Path, metavar="saved_models/NAME", help="gets a folder for the next version")
+
+    for command in (demo, train, evaluate, export):
+        command.add_argument("--json", dest="as_json", action="store_true", help="print JSON, for machines")
+    return parser
+
+
+def _add(commands, name, help):
+    command = commands.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")
+    command.add_argument("--traceback", action="store_true", help="show where an error came from")
+    command.set_defaults(run=functools.partial(_run, name))
+    return command
+
+
+def _run(name, **arguments):
+    # Found when it is run, for it imports TensorFlow.
+    return getattr(importlib.import_module("bertbin_tf.cli.commands"), name)(**arguments)
+
+
+def _default(field):
+    if field.default in (None, dataclasses.MISSING):
+        return ""
+    return f" (default: {field.default})"

@@ -1,0 +1,146 @@
+"""A finished run: the trained model with all that belongs to it, in memory and in its folder."""
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import scipy.special
+import tensorflow as tf
+
+import bertbin_tf
+from bertbin_tf import data, evaluation
+from bertbin_tf.models import load_preprocessor, save_preprocessor
+from bertbin_tf.recipe.fields import Recipe
+
+PACKAGES = ("keras", "keras-nlp", "keras-hub", "tensorflow", "tensorflow-text", "numpy", "scikit-learn", "pyarrow")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A trained model and what is needed to use it as it was meant.
+
+    Args:
+        recipe: The `Recipe`.
+        model: `keras.Model` from tokens to a probability.
+        preprocessor: The keras-nlp preprocessor that turns texts into those tokens.
+        temperature: Float > 0, what logits are divided by. Defaults to `1.0`.
+        threshold: Float in (0, 1), from which calibrated probability on a text is called positive. Defaults to `0.5`.
+        validation: The `Evaluation` of the calibrated probabilities on the validation texts. Defaults to `None`.
+    """
+
+    recipe: Recipe
+    model: keras.Model
+    preprocessor: Any
+    temperature: float = 1.0
+    threshold: float = 0.5
+    validation: evaluation.Evaluation | None = None
+
+    def predict(self, texts: Sequence[str | bytes], *, batch_size: int = 64, verbose: str | int = 0) -> np.ndarray:
+        """Returns calibrated probabilities, float64 of shape `(n,)`, in the order of the texts.
+
+        Args:
+            texts: Strings, or bytes in UTF-8. What is not valid UTF-8 becomes `[UNK]`.
+            batch_size: Int, texts per batch. Defaults to `64`.
+            verbose: As for `keras.Model.predict`. Defaults to `0`.
+        """
+        if not len(texts):
+            return np.zeros(0)
+        texts = [text if isinstance(text, bytes) else text.encode("utf-8", errors="replace") for text in texts]
+        # Neighbours of similar length need the least padding.
+        order = np.argsort([len(text) for text in texts], kind="stable")
+        batches = tf.data.Dataset.from_tensor_slices([texts[i] for i in order]).batch(batch_size)
+        tokens = batches.map(lambda batch: data.encode(self.preprocessor, batch), tf.data.AUTOTUNE)
+        # Logits, because a float32 probability of 1 keeps nothing that a temperature could act on.
+        logits = keras.Model(self.model.input, self.model.get_layer("logit").output)
+        probabilities = np.empty(len(texts))
+        probabilities[order] = scipy.special.expit(
+            logits.predict(tokens.prefetch(tf.data.AUTOTUNE), verbose=verbose)[:, 0].astype("float64")
+            / self.temperature
+        )
+        return probabilities
+
+
+def load_run(path: str | os.PathLike) -> Run:
+    """Reads the run in a folder that `train` wrote.
+
+    Raises:
+        ValueError: If the folder is not that of a finished run.
+    """
+    path = Path(path)
+    missing = [name for name in ("recipe.json", "metrics.json", "model.keras") if not (path / name).is_file()]
+    if missing:
+        raise ValueError(
+            f"'{path}' is not the folder of a finished run: it has no {', '.join(missing)}. Give the `output_dir` of a "
+            "training that ended."
+        )
+    recipe = Recipe.from_json(path / "recipe.json")
+    try:
+        metrics = json.loads((path / "metrics.json").read_text(encoding="utf-8"))
+        model = keras.models.load_model(path / "model.keras", compile=False)
+        return Run(
+            recipe,
+            model,
+            load_preprocessor(str(path / "preprocessor"), recipe.sequence_length),
+            temperature=metrics["temperature"],
+            threshold=metrics["threshold"],
+            validation=evaluation.Evaluation(**metrics["validation"]),
+        )
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise ValueError(f"The run in '{path}' is damaged and cannot be loaded: {error}") from error
+
+
+def save_run(
+    run: Run, path: str | os.PathLike, *, backbone: keras.Model, metrics: dict, history: dict, facts: dict
+) -> None:
+    """Writes a run into a folder, the model last: a folder with a model is complete.
+
+    Args:
+        run: The `Run`.
+        path: The folder; it must exist.
+        backbone: The model's keras-nlp backbone.
+        metrics: Dict of numbers to put into metrics.json, beside those of the run.
+        history: Dict from a metric's name to its values by epoch, the `history` of Keras' `History`.
+        facts: Dict that identifies the data. See `data_facts`.
+    """
+    path = Path(path)
+    metrics = metrics | {
+        "temperature": run.temperature,
+        "threshold": run.threshold,
+        "validation": run.validation.to_dict(),
+    }
+    provenance = {
+        "bertbin_tf": bertbin_tf.__version__,
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+        "machine": platform.platform(),
+        "devices": [device.name for device in tf.config.list_logical_devices()],
+        "data": facts,
+    }
+    save_preprocessor(run.preprocessor, backbone, path / "preprocessor")
+    _replace(path / "recipe.json", lambda file: file.write_text(run.recipe.to_json(), encoding="utf-8"))
+    for name, content in (("metrics", metrics), ("history", history), ("provenance", provenance)):
+        text = json.dumps(content, indent=2, default=float) + "\n"
+        _replace(path / f"{name}.json", lambda file, text=text: file.write_text(text, encoding="utf-8"))
+    _replace(path / "model.keras", run.model.save)
+
+
+def data_facts(dataset: tf.data.Dataset) -> dict:
+    """Returns what identifies a dataset: rows, base rate and the SHA-256 of texts and labels in their order."""
+    return {
+        "rows": int(dataset.cardinality()),
+        "base_rate": data.base_rate(dataset),
+        "sha256": data.fingerprint(dataset),
+    }
+
+
+def _replace(path, write):
+    partial = path.with_name(f".partial-{path.name}")
+    write(partial)
+    os.replace(partial, path)
