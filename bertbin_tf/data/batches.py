@@ -1,0 +1,154 @@
+"""From text to tokens, and from tokens to batches of similar length."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+
+def encode(preprocessor: Callable, texts: tf.Tensor) -> dict[str, tf.Tensor]:
+    """Turns texts into tokens, padded to the longest text of the batch.
+
+    This is the one path from text to tokens: training, prediction and the exported model all call it, inside a graph
+    or not. Padding changes no answer and costs time, so what the preprocessor pads beyond the longest text is cut off.
+
+    Args:
+        preprocessor: A keras-nlp text-classifier preprocessor, or any callable from a batch of strings to a dict of
+            arrays of shape `(batch, sequence_length)`, padded on the right, with a `"padding_mask"` among them.
+        texts: String tensor of shape `(batch,)`; the batch may be empty.
+
+    Returns:
+        Dict of tensors of shape `(batch, length)`. An empty text is two tokens long, and so is an empty batch.
+
+    Example:
+    >>> encode(preprocessor, tf.constant(["a great film"]))["token_ids"].shape  # [CLS] a great film [SEP]
+    TensorShape([1, 5])
+    """
+    # In a graph the tokenizer drops whatever follows a NUL byte; eagerly it does not.
+    texts = tf.strings.regex_replace(texts, r"\x00", " ")
+    # An empty text is added, and taken away below: of no texts at all keras-nlp loses the second dimension, and there
+    # is no longest one.
+    tokens = preprocessor(tf.concat([texts, [""]], axis=0))
+    longest = tf.reduce_max(tf.reduce_sum(tf.cast(tokens["padding_mask"], tf.int32), axis=-1))
+    return {name: value[:-1, :longest] for name, value in tokens.items()}
+
+
+def tokenize(dataset: tf.data.Dataset, preprocessor: Callable) -> tf.data.Dataset:
+    """Tokenizes a dataset once, in parallel, and keeps the tokens in memory.
+
+    Args:
+        dataset: `tf.data.Dataset` of `(text, label)`, as `read` returns it.
+        preprocessor: A keras-nlp text-classifier preprocessor. See `encode`.
+
+    Returns:
+        `tf.data.Dataset` of `(tokens, label)` in the same order: a dict of tensors of shape `(length,)` without
+        padding, and the label as it was. The cardinality is known.
+
+    Example:
+    >>> batches = batch_by_length(tokenize(read("vader/movies"), preprocessor), 32, shuffle_seed=0)
+    """
+    # Here and now, and not by `Dataset.cache()`: that one fills up for each pipeline built upon it, and
+    # `batch_by_length` has to know all lengths before the first epoch anyway.
+    encoded = dataset.batch(256).map(
+        lambda texts, labels: (encode(preprocessor, texts), labels), num_parallel_calls=tf.data.AUTOTUNE
+    )
+    tokens, labels, lengths = {}, [], []
+    for batch, batch_labels in encoded:
+        mask = tf.cast(batch["padding_mask"], tf.bool)
+        lengths.append(tf.reduce_sum(tf.cast(mask, tf.int64), axis=-1))
+        labels.append(batch_labels)
+        for name, value in batch.items():
+            tokens.setdefault(name, []).append(tf.boolean_mask(value, mask))
+    if not labels:
+        raise ValueError("There is nothing to tokenize: the dataset has no rows.")
+    tokens = {name: tf.concat(values, axis=0) for name, values in tokens.items()}
+    labels = tf.concat(labels, axis=0)
+    ends = tf.cumsum(tf.concat(lengths, axis=0))
+    starts = tf.concat([[0], ends[:-1]], axis=0)
+    return tf.data.Dataset.range(len(labels)).map(
+        lambda i: ({name: values[starts[i] : ends[i]] for name, values in tokens.items()}, labels[i])
+    )
+
+
+def batch_by_length(
+    dataset: tf.data.Dataset,
+    batch_size: int,
+    *,
+    boundaries: Sequence[int] | None = None,
+    shuffle_seed: int | None = None,
+    drop_remainder: bool = False,
+) -> tf.data.Dataset:
+    """Batches rows of similar length together, padded to one of a few fixed lengths.
+
+    Short texts then do not pay for long ones, and a compiled step sees a handful of shapes. Each row goes to the
+    shortest boundary that holds it, and each epoch has every row exactly once. Rows that do not fill a batch of
+    their length come at the end of the epoch, in smaller batches, the shorter lengths first.
+
+    Args:
+        dataset: `tf.data.Dataset` of `(dict of (length,) tensors, label)` of known cardinality, from `tokenize`.
+        batch_size: Integer > 0.
+        boundaries: Ascending integers, the lengths that batches are padded to; the last one holds the longest row.
+            Defaults to at most 6, derived from the rows: the 30, 55, 75, 90 and 97 % quantiles of their lengths,
+            rounded up to multiples of 8, and the length of the longest row.
+        shuffle_seed: Integer; the whole dataset is then shuffled anew for every epoch, in a sequence of orders that
+            this seed (with TensorFlow's global seed) decides. Defaults to `None`: not shuffled.
+        drop_remainder: Whether to leave the smaller batches out, so that all have `batch_size` rows. Defaults to
+            `False`.
+
+    Returns:
+        `tf.data.Dataset` of `(dict of (batch, boundary) tensors, labels of shape (batch,))`. Padding is 0 and, in the
+        mask, False. The cardinality is the true number of batches.
+
+    Raises:
+        ValueError: If `batch_size` or `boundaries` are out of range, a row is longer than the last boundary, or no
+            batch would be left.
+    """
+    if batch_size < 1:
+        raise ValueError(f"`batch_size` must be at least 1. Received: batch_size={batch_size}")
+    lengths = np.fromiter(dataset.map(_length).as_numpy_iterator(), np.int64)
+    if not len(lengths):
+        raise ValueError("There is nothing to batch: the dataset has no rows.")
+    boundaries = _boundaries(lengths) if boundaries is None else _check_boundaries(boundaries, lengths)
+    if shuffle_seed is not None:
+        dataset = dataset.shuffle(len(lengths), seed=shuffle_seed, reshuffle_each_iteration=True)
+    batches = dataset.bucket_by_sequence_length(
+        _length,
+        # What TensorFlow calls a boundary is the first length that does not fit.
+        bucket_boundaries=[boundary + 1 for boundary in boundaries],
+        bucket_batch_sizes=[batch_size] * (len(boundaries) + 1),
+        pad_to_bucket_boundary=True,
+        drop_remainder=drop_remainder,
+    )
+    rows = np.bincount(np.searchsorted(boundaries, lengths))
+    num_batches = int(np.sum(rows // batch_size if drop_remainder else -(-rows // batch_size)))
+    if not num_batches:
+        raise ValueError(
+            f"No batch is full, and `drop_remainder=True` leaves out all others. Received: batch_size={batch_size}, "
+            f"{len(lengths)} rows in {len(boundaries)} groups of length"
+        )
+    # Without it `fit` takes the cardinality for unknown and ends each epoch with an optimizer step without data.
+    return batches.apply(tf.data.experimental.assert_cardinality(num_batches)).prefetch(tf.data.AUTOTUNE)
+
+
+def _length(tokens, _):
+    return tf.shape(tokens["padding_mask"])[0]
+
+
+def _boundaries(lengths):
+    # The upper quantiles lie closer together because text lengths have a long tail, which is where padding is dear.
+    quantiles = np.quantile(lengths, [0.3, 0.55, 0.75, 0.9, 0.97, 1.0], method="higher")
+    multiples = -(-quantiles // 8) * 8
+    # Not rounded up beyond the longest row, which may be all that the position embeddings have room for.
+    return np.unique(np.minimum(multiples, lengths.max())).tolist()
+
+
+def _check_boundaries(boundaries, lengths):
+    boundaries = list(boundaries)
+    if not boundaries or boundaries[0] < 1 or boundaries != sorted(set(boundaries)):
+        raise ValueError(f"`boundaries` must be ascending integers > 0. Received: boundaries={boundaries}")
+    if lengths.max() > boundaries[-1]:
+        raise ValueError(
+            f"The longest row has {lengths.max()} tokens, more than the last boundary. Raise it, or lower the "
+            f"preprocessor's `sequence_length`. Received: boundaries={boundaries}"
+        )
+    return boundaries
