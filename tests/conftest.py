@@ -7,6 +7,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 import keras_nlp
 import pytest
+import tensorflow as tf
+
+from bertbin_tf.models import save_preprocessor
 
 WORDS = "a the film movie was is very not great good fine superb bad poor awful dull ##s ! .".split()
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
@@ -26,6 +29,14 @@ def build_tiny_backbone(**kwargs):
 
 
 @pytest.fixture
+def eager():
+    """Runs every `tf.function` eagerly: tracing a fit of the tiny model takes ten times as long as running it."""
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+@pytest.fixture
 def tiny_backbone():
     return build_tiny_backbone()
 
@@ -42,3 +53,22 @@ def tiny_reviews():
     positive = ["a great film", "the movie was very good", "superb !", "a fine movie . the film is good"]
     negative = ["a bad film", "the movie was very dull", "awful !", "a poor movie . the film is bad"]
     return (positive + negative) * 15, ([1] * 4 + [0] * 4) * 15
+
+
+@pytest.fixture
+def tiny_preset(tiny_backbone, tiny_preprocessor, tmp_path):
+    """A folder that `load_backbone` and `load_preprocessor` take, as "minilm" or a keras-nlp preset."""
+    folder = tmp_path / "tiny_preset"
+    tiny_backbone.save_to_preset(str(folder))
+    save_preprocessor(tiny_preprocessor, tiny_backbone, folder)
+    return str(folder)
+
+
+@pytest.fixture
+def reviews_csv(tiny_reviews, tmp_path):
+    """The tiny reviews, made distinct, as a CSV file."""
+    path = tmp_path / "reviews.csv"
+    texts, labels = tiny_reviews
+    rows = [f"{text} film{number},{label}" for number, (text, label) in enumerate(zip(texts, labels, strict=True))]
+    path.write_text("\n".join(["text,label", *rows]) + "\n", encoding="utf-8")
+    return path

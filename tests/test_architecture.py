@@ -33,7 +33,9 @@ def imports_of(path):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            names = [node.module] if node.module != "bertbin_tf" else [f"bertbin_tf.{alias.name}" for alias in node.names]
+            names = (
+                [node.module] if node.module != "bertbin_tf" else [f"bertbin_tf.{alias.name}" for alias in node.names]
+            )
         yield from (name.split(".")[1] for name in names if name and name.startswith("bertbin_tf."))
 
 

@@ -256,7 +256,7 @@ def contents(batches):
     rows = []
     for tokens, labels in batches:
         for ids, mask, label in zip(tokens["token_ids"].numpy(), tokens["padding_mask"].numpy(), labels, strict=True):
-            rows.append((tuple(ids[mask]), int(label)))
+            rows.append((tuple(ids[mask == 1]), int(label)))
     return rows
 
 
@@ -282,8 +282,8 @@ def test_number_of_batches_and_of_shapes_is_known(tiny_preprocessor):
 def test_padding_is_masked(tiny_preprocessor):
     _, dataset = tokenized(tiny_preprocessor)
     for tokens, _ in data.batch_by_length(dataset, 8):
-        ids, mask = tokens["token_ids"].numpy(), tokens["padding_mask"].numpy()
-        assert mask.dtype == bool and not ids[~mask].any() and ids[mask].all()
+        ids, mask = tokens["token_ids"].numpy(), tokens["padding_mask"].numpy().astype(bool)
+        assert not ids[~mask].any() and ids[mask].all()
 
 
 def test_order_is_decided_by_the_seed_and_new_in_every_epoch(tiny_preprocessor):

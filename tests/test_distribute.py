@@ -1,12 +1,15 @@
 import json
+import os
 import subprocess
 import sys
 import textwrap
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
 from bertbin_tf.distribute import strategy
+from bertbin_tf.recipe import Recipe, load_run
 
 
 def test_one_device_is_tensorflows_default(monkeypatch):
@@ -36,16 +39,19 @@ def test_broken_cluster_description_is_an_error(monkeypatch):
         strategy("auto")
 
 
-# In a process of its own: a CPU cannot be split once TensorFlow has started.
-TWO_DEVICES = textwrap.dedent(
-    """
-    import json, sys
-    import numpy as np
-    import tensorflow as tf
+# What follows runs in processes of their own: a CPU cannot be split once TensorFlow has started.
+SPLIT_CPU = """
+import json, sys
+import numpy as np
+import tensorflow as tf
 
-    tf.config.set_logical_device_configuration(
-        tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
-    )
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+)
+"""
+
+COMPARE_STEPS = textwrap.dedent(
+    """
     sys.path.insert(0, sys.argv[1])
     from conftest import build_tiny_backbone
     from bertbin_tf.distribute import strategy
@@ -79,14 +85,50 @@ TWO_DEVICES = textwrap.dedent(
 )
 
 
+TRAIN_RECIPE = textwrap.dedent(
+    """
+    from bertbin_tf.recipe import Recipe, load_run, train
+
+    history = train(Recipe.from_json(sys.argv[1]), sys.argv[2], strategy="mirrored", verbose=0)
+    run = load_run(sys.argv[2])
+    print(json.dumps({
+        "replicas": history.model.distribute_strategy.num_replicas_in_sync,
+        "steps": int(history.model.optimizer.iterations),
+        "loss": history.history["loss"],
+        "saturation": history.history["saturation/pooled_dense"],
+        "probabilities": run.predict(["a great film", "a bad film"]).tolist(),
+    }))
+    """
+)
+
+
+def run_on_two_devices(code, *arguments):
+    environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
+    command = [sys.executable, "-c", SPLIT_CPU + code, *arguments]
+    process = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert process.returncode == 0, process.stderr[-3000:]
+    return json.loads(process.stdout.splitlines()[-1])
+
+
 @pytest.mark.slow
 def test_two_devices_train_as_one_does(request):
-    command = [sys.executable, "-c", TWO_DEVICES, str(request.path.parent)]
-    process = subprocess.run(command, capture_output=True, text=True)
-    assert process.returncode == 0, process.stderr[-3000:]
-    result = json.loads(process.stdout.splitlines()[-1])
+    result = run_on_two_devices(COMPARE_STEPS, str(request.path.parent))
     assert result["replicas"] == 2
     assert result["moved"] > 1e-2
     assert result["distance"] < 1e-5
     assert result["loss"][0] == pytest.approx(result["loss"][1], abs=1e-5)
     assert result["logit_mean"][0] == pytest.approx(result["logit_mean"][1], abs=1e-5)
+
+
+@pytest.mark.slow
+def test_a_whole_recipe_trains_on_two_devices(tiny_preset, reviews_csv, tmp_path):
+    data = {"train_data": str(reviews_csv), "validation_data": str(reviews_csv)}
+    recipe = Recipe(**data, preset=tiny_preset, sequence_length=16, batch_size=16, epochs=2)
+    result = run_on_two_devices(TRAIN_RECIPE, recipe.to_json(), str(tmp_path / "run"))
+    assert result["replicas"] == 2
+    assert result["steps"] > 4
+    assert np.isfinite(result["loss"] + result["saturation"]).all()
+    # One device reads what two have trained.
+    np.testing.assert_allclose(
+        load_run(tmp_path / "run").predict(["a great film", "a bad film"]), result["probabilities"], atol=1e-6
+    )

@@ -18,7 +18,7 @@ def encode(preprocessor: Callable, texts: tf.Tensor) -> dict[str, tf.Tensor]:
         texts: String tensor of shape `(batch,)`; the batch may be empty.
 
     Returns:
-        Dict of tensors of shape `(batch, length)`. An empty text is two tokens long, and so is an empty batch.
+        Dict of int32 tensors of shape `(batch, length)`. An empty text is two tokens long, and so is an empty batch.
 
     Example:
     >>> encode(preprocessor, tf.constant(["a great film"]))["token_ids"].shape  # [CLS] a great film [SEP]
@@ -30,7 +30,8 @@ def encode(preprocessor: Callable, texts: tf.Tensor) -> dict[str, tf.Tensor]:
     # is no longest one.
     tokens = preprocessor(tf.concat([texts, [""]], axis=0))
     longest = tf.reduce_max(tf.reduce_sum(tf.cast(tokens["padding_mask"], tf.int32), axis=-1))
-    return {name: value[:-1, :longest] for name, value in tokens.items()}
+    # The mask comes as bool, which `MirroredStrategy` cannot distribute.
+    return {name: tf.cast(value[:-1, :longest], tf.int32) for name, value in tokens.items()}
 
 
 def tokenize(dataset: tf.data.Dataset, preprocessor: Callable) -> tf.data.Dataset:
@@ -96,8 +97,7 @@ def batch_by_length(
             `False`.
 
     Returns:
-        `tf.data.Dataset` of `(dict of (batch, boundary) tensors, labels of shape (batch,))`. Padding is 0 and, in the
-        mask, False. The cardinality is the true number of batches.
+        `tf.data.Dataset` of `(dict of (batch, boundary) tensors, labels of shape (batch,))`. Padding is 0. The cardinality is the true number of batches.
 
     Raises:
         ValueError: If `batch_size` or `boundaries` are out of range, a row is longer than the last boundary, or no

@@ -34,7 +34,7 @@ class Recipe:
             of 0. Defaults to `"base_rate"`.
         optimizer: `"adamw"`, layer by layer, with a global clip of 1.0, or Keras' plain `"adam"`. Defaults to
             `"adamw"`.
-        learning_rate: Float > 0, the highest rate of the head. Defaults to `1e-4`.
+        learning_rate: Float > 0, the highest rate of the topmost encoder layer. Defaults to `1e-4`.
         schedule: `"cosine"` warms up over the first tenth of the steps and decays to 0; `"plateau"` halves the rate
             after two epochs without a lower validation loss; `"constant"`. Defaults to `"cosine"`.
         layer_decay: Float in (0, 1], the factor of the rate from each block to the one below. Defaults to `0.9`.
@@ -66,7 +66,7 @@ class Recipe:
     hidden_dim: int | None = _field(None, "width of a hidden layer in the head (default: none)", minimum=1)
     head_init: str = _field("base_rate", "where the head starts", choices=("base_rate", "keras"))
     optimizer: str = _field("adamw", "adamw goes layer by layer", choices=("adamw", "adam"))
-    learning_rate: float = _field(1e-4, "highest learning rate of the head", above=0)
+    learning_rate: float = _field(1e-4, "highest learning rate of the topmost encoder layer", above=0)
     schedule: str = _field("cosine", "how the rate changes", choices=("cosine", "plateau", "constant"))
     layer_decay: float = _field(0.9, "factor of the rate from block to block downwards", above=0, maximum=1)
     batch_size: int = _field(32, "rows per step, over all devices", minimum=1)

@@ -1,6 +1,7 @@
 """A finished run: the trained model with all that belongs to it, in memory and in its folder."""
 
 import dataclasses
+import functools
 import importlib.metadata
 import json
 import os
@@ -57,14 +58,15 @@ class Run:
         order = np.argsort([len(text) for text in texts], kind="stable")
         batches = tf.data.Dataset.from_tensor_slices([texts[i] for i in order]).batch(batch_size)
         tokens = batches.map(lambda batch: data.encode(self.preprocessor, batch), tf.data.AUTOTUNE)
-        # Logits, because a float32 probability of 1 keeps nothing that a temperature could act on.
-        logits = keras.Model(self.model.input, self.model.get_layer("logit").output)
+        logits = self._logit_model.predict(tokens.prefetch(tf.data.AUTOTUNE), verbose=verbose)[:, 0]
         probabilities = np.empty(len(texts))
-        probabilities[order] = scipy.special.expit(
-            logits.predict(tokens.prefetch(tf.data.AUTOTUNE), verbose=verbose)[:, 0].astype("float64")
-            / self.temperature
-        )
+        probabilities[order] = scipy.special.expit(logits.astype("float64") / self.temperature)
         return probabilities
+
+    @functools.cached_property
+    def _logit_model(self):
+        # A float32 probability of 1 keeps nothing that a temperature could act on.
+        return keras.Model(self.model.input, self.model.get_layer("logit").output)
 
 
 def load_run(path: str | os.PathLike) -> Run:

@@ -1,0 +1,162 @@
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import types
+
+import numpy as np
+import pytest
+
+from bertbin_tf.cli import main
+from bertbin_tf.recipe import load_run
+
+
+pytestmark = pytest.mark.usefixtures("eager")
+
+
+@pytest.fixture
+def train_flags(tiny_preset, reviews_csv):
+    return [
+        "train",
+        "--train-data",
+        str(reviews_csv),
+        "--preset",
+        tiny_preset,
+        "--sequence-length",
+        "16",
+        "--epochs",
+        "1",
+    ]
+
+
+@pytest.fixture
+def run_dir(train_flags, tmp_path, capsys):
+    assert main([*train_flags, "--output-dir", str(tmp_path / "run")]) == 0
+    capsys.readouterr()
+    return tmp_path / "run"
+
+
+def give_input(monkeypatch, content):
+    monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(buffer=io.BytesIO(content)))
+
+
+def test_train_prints_the_validation_and_where_the_run_is(train_flags, tmp_path, capsys):
+    assert main([*train_flags, "--output-dir", str(tmp_path / "run"), "--learning-rate", "3e-4"]) == 0
+    out = capsys.readouterr().out
+    assert "accuracy" in out and str(tmp_path / "run") in out
+    assert load_run(tmp_path / "run").recipe.learning_rate == 3e-4
+
+
+def test_train_takes_a_recipe_file_and_flags_go_before_it(train_flags, run_dir, tmp_path, capsys):
+    flags = ["train", "--recipe", str(run_dir / "recipe.json"), "--seed", "7", "--json"]
+    assert main([*flags, "--output-dir", str(tmp_path / "again")]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["run"] == str(tmp_path / "again")
+    first, again = load_run(run_dir).recipe, load_run(tmp_path / "again").recipe
+    assert again.seed == 7 and again.train_data == first.train_data
+
+
+def test_evaluate_prints_json_with_the_fixed_keys(run_dir, reviews_csv, capsys):
+    assert main(["evaluate", str(run_dir), "--data", str(reviews_csv), "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert {"accuracy", "roc_auc", "log_loss", "brier", "threshold", "rows", "intervals"} <= set(printed)
+    assert printed["rows"] == 120
+    assert main(["evaluate", str(run_dir), "--data", str(reviews_csv)]) == 0
+    assert "roc_auc" in capsys.readouterr().out
+
+
+def test_predict_answers_a_line_with_a_line(run_dir, capsys, monkeypatch):
+    give_input(monkeypatch, 'a great film\n\nnaïve "quoted"\r\nbad \xff byte'.encode("latin-1"))
+    assert main(["predict", str(run_dir)]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["text"] for row in rows] == ["a great film", "", 'na\ufffdve "quoted"', "bad \ufffd byte"]
+    run = load_run(run_dir)
+    np.testing.assert_allclose(rows[0]["probability"], run.predict(["a great film"])[0], atol=1e-6)
+    assert {row["label"] for row in rows} <= {0, 1}
+
+
+def test_exported_model_predicts_as_the_run_does(run_dir, reviews_csv, tmp_path, capsys):
+    target = tmp_path / "saved_models" / "tiny"
+    assert main(["export", str(run_dir), str(target), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"path": str(target / "1"), "version": 1}
+    assert main(["export", str(run_dir), str(target)]) == 0
+    assert "version 2" in capsys.readouterr().out
+    answers = []
+    for path in (run_dir, target, target / "1"):
+        assert main(["predict", str(path), str(reviews_csv)]) == 0
+        answers.append([json.loads(line) for line in capsys.readouterr().out.splitlines()])
+    assert len(answers[0]) == 120
+    for other in answers[1:]:
+        assert [row["text"] for row in other] == [row["text"] for row in answers[0]]
+        difference = [a["probability"] - b["probability"] for a, b in zip(answers[0], other, strict=True)]
+        assert np.abs(difference).max() < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "required: COMMAND"),
+        (["fly"], "invalid choice: 'fly'"),
+        (["train"], "--train-data is missing"),
+        (["train", "--train-data", "nowhere.csv"], "nowhere.csv"),
+        (["train", "--train-data", "{one_class}"], "one class|only the label"),
+        (["train", "--train-data", "{reviews}", "--text", "body"], "body"),
+        (["train", "--train-data", "{reviews}", "--learning-rate", "-1"], "greater than 0"),
+        (["train", "--train-data", "{reviews}", "--learning-rate", "fast"], "invalid float value: 'fast'"),
+        (["train", "--train-data", "{reviews}", "--pooling", "max"], "invalid choice: 'max'"),
+        (["train", "--train-data", "{reviews}", "--preset", "no_such"], "Could not load the preset 'no_such'"),
+        (["train", "--train-data", "{reviews}", "--strategy", "gpus"], "name='gpus'"),
+        (["train", "--train-data", "{reviews}", "--output-dir", "{folder}"], "not an empty folder"),
+        (["train", "--recipe", "nowhere.json"], "nowhere.json"),
+        (["evaluate", "{folder}", "--data", "{reviews}"], "not the folder of a finished run"),
+        (["evaluate", "{folder}"], "required: --data"),
+        (["predict", "nowhere"], "There is no 'nowhere'"),
+        (["predict", "{folder}", "{reviews}"], "not the folder of a finished run"),
+        (["export", "{folder}", "{folder}/saved"], "not the folder of a finished run"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, list) else "",
+)
+def test_users_mistake_is_one_line_and_exit_code_2(arguments, message, reviews_csv, tmp_path, monkeypatch, capsys):
+    (tmp_path / "one_class.csv").write_text("text,label\na,1\nb,1\n")
+    monkeypatch.chdir(tmp_path)
+    paths = {"reviews": reviews_csv, "one_class": tmp_path / "one_class.csv", "folder": tmp_path}
+    before = sorted(tmp_path.rglob("*"))
+    try:
+        code = main([argument.format(**paths) for argument in arguments])
+    except SystemExit as exit:  # argparse
+        code = exit.code
+    out, err = capsys.readouterr()
+    assert code == 2
+    assert out == ""
+    assert len(err.strip().splitlines()) == 1 and "Traceback" not in err
+    assert re.search(message, err), err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.slow
+def test_command_is_quiet_and_a_closed_pipe_is_no_error(run_dir, reviews_csv):
+    # A real process: TensorFlow greets on the file descriptor, where `capsys` does not see it.
+    command = [sys.executable, "-m", "bertbin_tf.cli", "predict", str(run_dir), str(reviews_csv)]
+    environment = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
+    process = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert (process.returncode, process.stderr) == (0, "")
+    assert len(process.stdout.splitlines()) == 120
+    head = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
+    head.stdout.close()
+    assert (head.wait(), head.stderr.read()) == (0, b"")
+
+
+def test_unreadable_recipe_shows_a_traceback_only_when_asked(tmp_path, capsys):
+    (tmp_path / "recipe.json").write_text("{")
+    assert main(["train", "--recipe", str(tmp_path / "recipe.json"), "--traceback"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [[], ["demo"], ["train"], ["evaluate"], ["predict"], ["export"]])
+def test_help_is_there_for_every_command(command, capsys):
+    with pytest.raises(SystemExit) as exit:
+        main([*command, "--help"])
+    assert exit.value.code == 0
+    assert "usage: bertbin-tf" in capsys.readouterr().out

@@ -1,0 +1,246 @@
+import dataclasses
+import inspect
+import json
+import os
+import re
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+from bertbin_tf import data, evaluation
+from bertbin_tf.optimizers import LayerwiseAdamW
+from bertbin_tf.recipe import Recipe, load_run, train
+
+
+@pytest.fixture
+def recipe(tiny_preset, reviews_csv):
+    return Recipe(str(reviews_csv), preset=tiny_preset, sequence_length=16, epochs=2, learning_rate=1e-2)
+
+
+def test_json_round_trips_and_stays_small(tmp_path):
+    recipe = Recipe("reviews.csv", positive="good", learning_rate=3e-4, hidden_dim=8)
+    assert Recipe.from_json(recipe.to_json()) == recipe
+    (tmp_path / "recipe.json").write_text(recipe.to_json())
+    assert Recipe.from_json(tmp_path / "recipe.json") == recipe
+    assert len(dataclasses.fields(Recipe)) <= 20
+
+
+def test_docstring_names_every_field_with_its_default():
+    arguments = inspect.getdoc(Recipe).partition("Args:\n")[2].partition("\nRaises:")[0]
+    entries = re.split(r"^    (\w+): ", arguments, flags=re.MULTILINE)[1:]
+    documented = {name: " ".join(entry.split()) for name, entry in zip(entries[::2], entries[1::2], strict=True)}
+    fields = dataclasses.fields(Recipe)
+    assert list(documented) == [field.name for field in fields]
+    for field in fields[1:]:
+        default = "1e-4" if field.name == "learning_rate" else json.dumps(field.default).replace("null", "None")
+        assert f"Defaults to `{default}`" in documented[field.name]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("train_data", "", "a string that is not empty"),
+        ("train_data", None, "a string that is not empty"),
+        ("text", 3, "a string that is not empty, or left out"),
+        ("pooling", "max", "one of pooled, cls, mean"),
+        ("optimizer", ["adam"], "one of adamw, adam"),
+        ("learning_rate", 0, "a number, greater than 0"),
+        ("learning_rate", float("nan"), "a number, greater than 0"),
+        ("learning_rate", float("inf"), "a number, greater than 0"),
+        ("learning_rate", "1e-3", "a number, greater than 0"),
+        ("layer_decay", 1.5, "a number, greater than 0 and at most 1"),
+        ("batch_size", 0, "an integer, at least 1"),
+        ("batch_size", 1.5, "an integer, at least 1"),
+        ("epochs", True, "an integer, at least 1"),
+        ("sequence_length", 2, "an integer, at least 3"),
+        ("seed", -1, "an integer, at least 0"),
+    ],
+)
+def test_wrong_value_is_refused_with_what_is_allowed(field, value, message):
+    with pytest.raises(ValueError) as error:
+        Recipe(**({"train_data": "reviews.csv"} | {field: value}))
+    assert f"`{field}` must be {message}" in str(error.value)
+    assert f"Received: {field}={value!r}" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "not JSON"),
+        ("[]", "a JSON object"),
+        ("{}", "'train_data'"),
+        ('{"train_data": "a.csv", "learning_rat": 1}', "unknown fields: learning_rat. Allowed are train_data"),
+    ],
+)
+def test_broken_recipe_is_an_error(text, message):
+    with pytest.raises(ValueError, match=message):
+        Recipe.from_json(text)
+
+
+def test_set_ups_of_the_article_differ_where_it_says():
+    naive, plateau, hidden = Recipe.naive("a"), Recipe.plateau("a"), Recipe.hidden_head("a", epochs=1)
+    assert (naive.optimizer, naive.learning_rate, naive.schedule) == ("adam", 1e-3, "constant")
+    assert (plateau.optimizer, plateau.schedule, plateau.layer_decay) == ("adamw", "plateau", 1.0)
+    assert (hidden.hidden_dim, hidden.epochs) == (128, 1)
+    assert {recipe.head_init for recipe in (naive, plateau, hidden)} == {"keras"}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"optimizer": "adam", "schedule": "constant", "head_init": "keras"},
+        {"schedule": "plateau", "hidden_dim": 3, "pooling": "mean"},
+        {"imbalance": "class_weight"},
+        {"imbalance": "focal"},
+    ],
+    ids=str,
+)
+def test_every_set_up_trains(recipe, fields, eager):
+    history = train(dataclasses.replace(recipe, **fields), verbose=0)
+    assert len(history.history["val_loss"]) == 2
+    assert np.isfinite(history.history["loss"]).all()
+    assert isinstance(history.model.optimizer, LayerwiseAdamW) == (fields.get("optimizer") != "adam")
+
+
+def test_class_weights_start_the_head_at_one_half(recipe, tmp_path, eager):
+    rows = [f"a good film{number},1" for number in range(10)] + [f"a bad film{number},0" for number in range(90)]
+    (tmp_path / "rare.csv").write_text("\n".join(["text,label", *rows]))
+    rare = dataclasses.replace(recipe, train_data=str(tmp_path / "rare.csv"), epochs=1, learning_rate=1e-30)
+    for imbalance, expected in (("none", 0.1), ("focal", 0.1), ("class_weight", 0.5)):
+        model = train(dataclasses.replace(rare, imbalance=imbalance), verbose=0).model
+        logit = model.get_layer("logit").bias.numpy()[0]
+        np.testing.assert_allclose(1 / (1 + np.exp(-logit)), expected, rtol=0.02)
+
+
+def test_run_holds_all_that_is_needed_to_use_it_again(recipe, reviews_csv, tmp_path, eager):
+    history = train(recipe, tmp_path / "run", verbose=0)
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert names == {
+        "recipe.json",
+        "model.keras",
+        "preprocessor",
+        "metrics.json",
+        "history.json",
+        "provenance.json",
+        "tensorboard",
+    }
+    run = load_run(tmp_path / "run")
+    assert run.recipe == recipe
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    # A balanced set: the untouched model's loss is the entropy of its labels.
+    np.testing.assert_allclose(metrics["first_loss"], metrics["label_entropy"], rtol=0.02)
+    provenance = json.loads((tmp_path / "run" / "provenance.json").read_text())
+    dataset = data.read(reviews_csv)
+    rest, held_out = data.split(dataset, 0.1, seed=0)
+    assert provenance["data"]["train"]["sha256"] == data.fingerprint(rest)
+    assert provenance["data"]["validation"]["rows"] == int(held_out.cardinality())
+    assert provenance["packages"]["keras"] == keras.__version__
+
+    texts, labels = data.collect(held_out)
+    tokens = data.encode(run.preprocessor, texts)
+    logits = keras.Model(history.model.input, history.model.get_layer("logit").output)(tokens)[:, 0]
+    expected = 1 / (1 + np.exp(-np.asarray(logits, "float64") / run.temperature))
+    np.testing.assert_allclose(run.predict(texts), expected, atol=1e-6)
+    again = evaluation.evaluate(labels, run.predict(texts), threshold=run.threshold)
+    assert again.accuracy == pytest.approx(run.validation.accuracy)
+
+
+def test_predictions_come_in_the_order_of_the_texts(recipe, tmp_path, eager):
+    train(recipe, tmp_path / "run", verbose=0)
+    run = load_run(tmp_path / "run")
+    texts = ["a very very very great film !", "bad", "", "naïve \ud800 \x00 film", "word " * 500]
+    np.testing.assert_allclose(run.predict(texts), [run.predict([text])[0] for text in texts], atol=1e-6)
+    assert run.predict([]).shape == (0,)
+
+
+def test_bad_input_leaves_nothing_behind(recipe, tmp_path):
+    (tmp_path / "one.csv").write_text("text,label\na,1\nb,1\n")
+    with pytest.raises(ValueError):
+        train(dataclasses.replace(recipe, train_data=str(tmp_path / "one.csv")), tmp_path / "run", verbose=0)
+    with pytest.raises(ValueError, match="Could not load the preset"):
+        train(dataclasses.replace(recipe, preset="no_such_preset"), tmp_path / "run", verbose=0)
+    with pytest.raises(ValueError, match="name='gpus'"):
+        train(recipe, tmp_path / "run", strategy="gpus", verbose=0)
+    assert not (tmp_path / "run").exists()
+
+
+def test_too_few_rows_to_validate_on_is_an_error(recipe, tmp_path):
+    (tmp_path / "few.csv").write_text("text,label\ngood,1\nbad,0\nfine,1\n")
+    with pytest.raises(ValueError, match="too small to hold out.*validation_data"):
+        train(dataclasses.replace(recipe, train_data=str(tmp_path / "few.csv")), verbose=0)
+
+
+def test_loss_that_is_not_finite_is_an_error_about_the_rate(recipe):
+    with pytest.raises(ValueError, match="Lower the learning rate.*learning_rate=1e"):
+        train(dataclasses.replace(recipe, learning_rate=1e38, schedule="constant"), verbose=0)
+
+
+@pytest.mark.parametrize("kind", ["file", "full folder", "below a file"])
+def test_output_dir_in_use_is_refused_before_training(recipe, tmp_path, kind):
+    path = tmp_path / "run"
+    if kind == "full folder":
+        path.mkdir()
+        (path / "precious.txt").write_text("keep")
+    else:
+        path.write_text("keep")
+    with pytest.raises(ValueError, match="`output_dir`"):
+        train(recipe, path / "deeper" if kind == "below a file" else path, verbose=0)
+    assert "keep" in (path / "precious.txt" if kind == "full folder" else path).read_text()
+
+
+def test_folder_that_is_no_run_says_what_is_missing(tmp_path):
+    with pytest.raises(ValueError, match="no recipe.json, metrics.json, model.keras"):
+        load_run(tmp_path)
+
+
+def test_damaged_run_is_an_error(recipe, tmp_path, eager):
+    train(recipe, tmp_path / "run", verbose=0)
+    (tmp_path / "run" / "model.keras").write_bytes(b"torn")
+    with pytest.raises(ValueError, match="damaged"):
+        load_run(tmp_path / "run")
+
+
+HASH_OF_WEIGHTS = """
+import hashlib, sys
+from bertbin_tf.recipe import Recipe, train
+model = train(Recipe.from_json(sys.argv[1]), verbose=0).model
+print(hashlib.sha256(b"".join(weight.tobytes() for weight in model.get_weights())).hexdigest())
+"""
+
+
+def hash_in_a_new_process(recipe):
+    command = [sys.executable, "-c", HASH_OF_WEIGHTS, recipe.to_json()]
+    environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
+    process = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert process.returncode == 0, process.stderr[-3000:]
+    return process.stdout.split()[-1]
+
+
+@pytest.mark.slow
+def test_same_seed_gives_the_same_weights_in_two_processes(recipe):
+    first = hash_in_a_new_process(recipe)
+    assert hash_in_a_new_process(recipe) == first
+    assert hash_in_a_new_process(dataclasses.replace(recipe, seed=1)) != first
+
+
+@pytest.mark.slow
+@pytest.mark.checkpoint
+def test_same_seed_gives_the_same_weights_of_the_real_model():
+    recipe = Recipe("vader/movies:train[:300]", epochs=1)
+    assert hash_in_a_new_process(recipe) == hash_in_a_new_process(recipe)
+
+
+@pytest.mark.checkpoint
+def test_real_model_learns_in_60_steps(tmp_path):
+    # 60 batches of 32, after a tenth is held out.
+    train(Recipe("vader/movies:train[:2134]", epochs=1), tmp_path / "run", verbose=0)
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert 58 <= metrics["steps"] <= 66
+    assert abs(metrics["first_loss"] / metrics["label_entropy"] - 1) < 0.02
+    texts, labels = data.collect(data.read("vader/movies:test[:400]"))
+    result = evaluation.evaluate(labels, load_run(tmp_path / "run").predict(texts))
+    assert result.roc_auc > 0.85
