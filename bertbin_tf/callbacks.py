@@ -22,8 +22,9 @@ class SaturationMonitor(keras.callbacks.Callback):
 
     Example:
     >>> tokens, labels = next(iter(batches))
-    >>> history = model.fit(batches, callbacks=[SaturationMonitor(tokens)])
-    >>> history.history["saturation/pooled_dense"]
+    >>> history = model.fit(batches, callbacks=[SaturationMonitor(tokens)], verbose=0)
+    >>> history.history["saturation/pooled_dense"]  # one value per epoch
+    [0.0]
     """
 
     def __init__(self, batch, layers=("pooled_dense",), threshold=0.99):
@@ -66,7 +67,8 @@ class LayerwiseLearningRateScheduler(keras.callbacks.Callback):
     Example:
     >>> def train_head_first(epoch, multipliers):
     ...     return multipliers if epoch else {layer: 0.0 for layer in multipliers if layer != "logit"}
-    >>> model.fit(batches, epochs=3, callbacks=[LayerwiseLearningRateScheduler(train_head_first)])
+    >>> scheduler = LayerwiseLearningRateScheduler(train_head_first)
+    >>> history = model.fit(batches, epochs=3, callbacks=[scheduler], verbose=0)
     """
 
     def __init__(self, schedule):
@@ -91,7 +93,7 @@ class LayerwiseLearningRateScheduler(keras.callbacks.Callback):
             self._optimizer.set_multiplier(layer, value)
 
     def on_epoch_end(self, epoch, logs=None):
-        rate = float(self._optimizer.learning_rate)
+        rate = float(keras.ops.convert_to_numpy(self._optimizer.learning_rate))
         for layer, multiplier in self._optimizer.multipliers.items():
             logs[f"learning_rate/{layer}"] = rate * multiplier
 
@@ -110,7 +112,7 @@ def gradual_unfreezing(model: keras.Model, *, epochs_per_block: int = 1) -> Laye
         ValueError: If `epochs_per_block` is below 1 or the model has no transformer blocks.
 
     Example:
-    >>> model.fit(batches, epochs=4, callbacks=[gradual_unfreezing(model)])
+    >>> history = model.fit(batches, epochs=4, callbacks=[gradual_unfreezing(model)], verbose=0)
 
     Reference: [Howard & Ruder, 2018](https://arxiv.org/abs/1801.06146), section 3.3.
     """

@@ -171,10 +171,14 @@ def _write_version(path, version, save):
         raise ValueError(
             f"Cannot write to `path`. Received: '{path}' ({error.strerror}). Choose a folder that you may write to."
         ) from error
+    logger = tf.get_logger()
+    level = logger.level
     try:
+        logger.setLevel("WARNING")  # it would announce the temporary name
         save(partial)
         return _publish(partial, path, version)
     finally:
+        logger.setLevel(level)
         shutil.rmtree(partial, ignore_errors=True)
 
 

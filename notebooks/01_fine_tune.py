@@ -64,8 +64,10 @@ with distribute.strategy("auto").scope():
     schedule = keras.optimizers.schedules.CosineDecay(
         0.0, decay_steps=0.9 * len(batches), warmup_target=1e-4, warmup_steps=0.1 * len(batches)
     )
+    # Smaller rates towards the embeddings, a larger one for the head, whose kernel begins at zero.
+    multipliers = layerwise_decay(model, 0.9) | {"logit": 50.0}
     model.compile(
-        LayerwiseAdamW(schedule, layerwise_decay(model, 0.9), global_clipnorm=1.0),
+        LayerwiseAdamW(schedule, multipliers, global_clipnorm=1.0),
         keras.losses.BinaryCrossentropy(),
         metrics=["accuracy", keras.metrics.AUC(name="auc"), LogitStatistics()],
     )

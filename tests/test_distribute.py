@@ -54,6 +54,7 @@ COMPARE_STEPS = textwrap.dedent(
     """
     sys.path.insert(0, sys.argv[1])
     from conftest import build_tiny_backbone
+    from bertbin_tf.callbacks import LayerwiseLearningRateScheduler
     from bertbin_tf.distribute import strategy
     from bertbin_tf.metrics import LogitStatistics
     from bertbin_tf.models import binary_classifier
@@ -69,7 +70,8 @@ COMPARE_STEPS = textwrap.dedent(
             optimizer = LayerwiseAdamW(1e-2, layerwise_decay(model, 0.5), global_clipnorm=0.1)
             model.compile(optimizer, "binary_crossentropy", metrics=[LogitStatistics()])
         data = tf.data.Dataset.from_tensor_slices((batch, labels)).batch(8)
-        history = model.fit(data, epochs=2, verbose=0).history
+        schedule = LayerwiseLearningRateScheduler(lambda epoch, multipliers: {"logit": 1.0 + epoch})
+        history = model.fit(data, epochs=2, callbacks=[schedule], verbose=0).history
         return model.get_weights(), history, strategy(name).num_replicas_in_sync
 
     one, history, _ = train("one_device")
@@ -79,6 +81,7 @@ COMPARE_STEPS = textwrap.dedent(
         "distance": max(float(np.abs(a - b).max()) for a, b in zip(one, two)),
         "moved": max(float(np.abs(a - b).max()) for a, b in zip(one, build_tiny_backbone().get_weights())),
         "loss": [history["loss"][-1], mirrored["loss"][-1]],
+        "rate": [history["learning_rate/logit"], mirrored["learning_rate/logit"]],
         "logit_mean": [history["logit_mean"][-1], mirrored["logit_mean"][-1]],
     }))
     """
@@ -93,7 +96,7 @@ TRAIN_RECIPE = textwrap.dedent(
     run = load_run(sys.argv[2])
     print(json.dumps({
         "replicas": history.model.distribute_strategy.num_replicas_in_sync,
-        "steps": int(history.model.optimizer.iterations),
+        "steps": int(history.model.optimizer.iterations.numpy()),
         "loss": history.history["loss"],
         "saturation": history.history["saturation/pooled_dense"],
         "probabilities": run.predict(["a great film", "a bad film"]).tolist(),
@@ -116,6 +119,7 @@ def test_two_devices_train_as_one_does(request):
     assert result["replicas"] == 2
     assert result["moved"] > 1e-2
     assert result["distance"] < 1e-5
+    np.testing.assert_allclose(result["rate"], [[0.01, 0.02]] * 2, rtol=1e-6)
     assert result["loss"][0] == pytest.approx(result["loss"][1], abs=1e-5)
     assert result["logit_mean"][0] == pytest.approx(result["logit_mean"][1], abs=1e-5)
 

@@ -54,8 +54,8 @@ def train(
         ValueError: If the data, the preset, the strategy or the folder cannot be used, or the loss is not finite.
 
     Example:
-    >>> history = train(Recipe("vader/movies", epochs=1), "runs/movies")
-    >>> history.history["val_loss"]
+    >>> history = train(Recipe("reviews.csv", epochs=1), "runs/reviews", verbose=0)
+    >>> probabilities = load_run("runs/reviews").predict(["a great film", "a dull one"])
     """
     started = time.perf_counter()
     _make_reproducible(recipe.seed)
@@ -100,7 +100,7 @@ def train(
             "last_loss": _loss(model, batches),
             "label_entropy": -base_rate * math.log(base_rate) - (1 - base_rate) * math.log(1 - base_rate),
             "train_base_rate": base_rate,
-            "steps": int(model.optimizer.iterations),
+            "steps": int(keras.ops.convert_to_numpy(model.optimizer.iterations)),
             "fit_seconds": fit_seconds,
             "seconds": time.perf_counter() - started,
         }
