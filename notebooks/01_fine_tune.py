@@ -19,8 +19,11 @@
 # is all that is needed.
 
 # %%
+import tempfile
+
 import keras
 import numpy as np
+import tensorflow as tf
 
 from bertbin_tf import data, distribute, evaluation
 from bertbin_tf.callbacks import SaturationMonitor
@@ -106,10 +109,6 @@ print(result)
 # One folder that TF Serving loads: raw text in, probability out, the tokenizer inside.
 
 # %%
-import tempfile
-
-import tensorflow as tf
-
 folder = export_saved_model(model, preprocessor, tempfile.mkdtemp() + "/movies")
 serve = tf.saved_model.load(str(folder)).signatures["serving_default"]
 texts = ["A quiet masterpiece.", "Two hours that I will never get back."]

@@ -12,7 +12,6 @@ import pytest
 from bertbin_tf.cli import main
 from bertbin_tf.recipe import load_run
 
-
 pytestmark = pytest.mark.usefixtures("eager")
 
 

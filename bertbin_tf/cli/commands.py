@@ -35,7 +35,8 @@ def train(recipe: Path | None, strategy: str, output_dir: Path | None, as_json: 
         console.print_json({"run": str(output_dir)} | metrics)
         return
     print(evaluation.Evaluation(**metrics["validation"]))
-    print(f"\nThese are the validation texts. The run is in {output_dir}.")
+    print("\nThese are the validation texts, on which the threshold was tuned too; `evaluate` measures on others.")
+    print(f"The run is in {output_dir}.")
 
 
 def evaluate(path: Path, source: str, text: str | None, label: str | None, positive: str | None, as_json: bool) -> None:

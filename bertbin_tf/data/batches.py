@@ -97,7 +97,8 @@ def batch_by_length(
             `False`.
 
     Returns:
-        `tf.data.Dataset` of `(dict of (batch, boundary) tensors, labels of shape (batch,))`. Padding is 0. The cardinality is the true number of batches.
+        `tf.data.Dataset` of `(dict of (batch, boundary) tensors, labels of shape (batch,))`. Padding is 0.
+        The cardinality is the true number of batches.
 
     Raises:
         ValueError: If `batch_size` or `boundaries` are out of range, a row is longer than the last boundary, or no

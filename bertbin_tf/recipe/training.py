@@ -64,8 +64,8 @@ def train(
     train_data, validation_data = _read(recipe)
     preprocessor = load_preprocessor(recipe.preset, recipe.sequence_length)
     devices = distribute.strategy(strategy)
-    # Replicas must share a batch equally: their losses would not add up to that of one device, and Keras, which averages
-    # the first batch over the replicas to learn its shape, fails on unequal parts.
+    # Replicas must share a batch equally, or their losses do not add up to that of one device; and Keras, which
+    # averages the first batch over the replicas to learn its shape, fails on unequal parts.
     batching = {"batch_size": recipe.batch_size, "drop_remainder": devices.num_replicas_in_sync > 1}
     batches = data.batch_by_length(data.tokenize(train_data, preprocessor), shuffle_seed=recipe.seed, **batching)
     validation_batches = data.batch_by_length(data.tokenize(validation_data, preprocessor), **batching)
