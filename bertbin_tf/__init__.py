@@ -3,6 +3,8 @@
 The story of one batch, module by module:
 
 * `assets` fetches the default checkpoint and data, once.
+* `datasets` registers the default data with TensorFlow Datasets: `import bertbin_tf.datasets`, then
+  `tfds.load("vader/movies")`.
 * `data` reads `(text, label)` rows from anywhere, splits them, tokenizes them, batches them by length.
 * `initializers` and `models` put a keras-nlp backbone under a sigmoid head that starts at the base rate.
 * `optimizers` steps every layer at its own rate; `metrics` and `callbacks` watch and adjust.

@@ -254,4 +254,7 @@ def _status(message):
     # Not at the top: `rich` is not needed when the asset is already there.
     from rich.console import Console
 
-    return Console(stderr=True).status(message)
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        console.print(message)
+    return console.status(message)

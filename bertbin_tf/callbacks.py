@@ -121,6 +121,11 @@ def gradual_unfreezing(model: keras.Model, *, epochs_per_block: int = 1) -> Laye
     distances = distance_from_head(model)
 
     def schedule(epoch, multipliers):
+        if unknown := sorted(set(multipliers) - set(distances)):
+            raise ValueError(
+                f"`gradual_unfreezing` needs the multipliers of whole layers. The optimizer has some for parts of "
+                f"them: {', '.join(unknown)}."
+            )
         unfrozen = epoch // epochs_per_block
         return {layer: value if distances[layer] <= unfrozen else 0.0 for layer, value in multipliers.items()}
 

@@ -11,6 +11,7 @@ import keras
 import tensorflow as tf
 
 from bertbin_tf import data
+from bertbin_tf.models import check_preprocessor
 
 _VERSION_EXISTS = (
     "Version {version} exists in '{path}' and is not overwritten. Leave `version` out to get the next number."
@@ -72,7 +73,7 @@ def export_saved_model(
     if version in _list_versions(path := pathlib.Path(path)):
         raise ValueError(_VERSION_EXISTS.format(version=version, path=path))
     compute_logits = _find_logits(model)
-    _check_preprocessor(model, preprocessor)
+    check_preprocessor(model, preprocessor)
 
     def answer(tokens):
         logits = compute_logits({name: tokens[name] for name in model.input})
@@ -133,33 +134,6 @@ def _find_logits(model):
         return logits + keras.ops.cast(head.bias, head.compute_dtype) if head.use_bias else logits
 
     return compute_dense
-
-
-def _check_preprocessor(model, preprocessor):
-    """Raises `ValueError` unless the model takes everything that the preprocessor can return."""
-    if not hasattr(preprocessor, "tokenizer") or not hasattr(preprocessor, "sequence_length"):
-        raise ValueError(
-            "`preprocessor` must be a keras-nlp text classifier preprocessor, as `load_preprocessor` returns it. "
-            f"Received: a {type(preprocessor).__name__}."
-        )
-    tokens = data.encode(preprocessor, tf.constant([""]))
-    if missing := sorted(set(model.input) - set(tokens)):
-        raise ValueError(
-            f"`preprocessor` does not return {', '.join(missing)}, which the model takes. Received: a "
-            f"{type(preprocessor).__name__} that returns {', '.join(sorted(tokens))}. Use the one that the model was "
-            "trained with."
-        )
-    # The longest text it can return, made of the last word of its vocabulary: what is too large for the model fails
-    # here, and not on the server at the first long text.
-    length, num_words = preprocessor.sequence_length, preprocessor.tokenizer.vocabulary_size()
-    longest = {"token_ids": [[num_words - 1] * length], "padding_mask": [[1] * length], "segment_ids": [[0] * length]}
-    try:
-        model({name: tf.constant(longest[name]) for name in model.input}, training=False)
-    except (tf.errors.InvalidArgumentError, ValueError) as error:
-        raise ValueError(
-            f"`preprocessor` does not fit the model, which cannot take {length} tokens of a vocabulary of {num_words}. "
-            f"Use the one that the model was trained with. TensorFlow said: {str(error).splitlines()[0]}"
-        ) from error
 
 
 def _write_version(path, version, save):

@@ -2,10 +2,12 @@
 
 import json
 import os
+import unicodedata
 from pathlib import Path
 
 import keras
 import keras_nlp
+import tensorflow as tf
 
 from bertbin_tf import assets
 from bertbin_tf.initializers import LogOdds
@@ -101,8 +103,8 @@ def load_backbone(preset: str = "minilm", **kwargs) -> keras.Model:
 def load_preprocessor(preset: str = "minilm", sequence_length: int = 128):
     """Returns the preprocessor that belongs to a preset: strings to `token_ids`, `padding_mask` and `segment_ids`.
 
-    Uncased BERT vocabularies hold no accents, so accents are stripped; keras-nlp leaves them on, and turns every
-    accented word into `[UNK]`, when it reads a folder that transformers wrote.
+    Where an uncased vocabulary holds no accented letter, accents are stripped from the texts; keras-nlp leaves them on
+    when it reads a folder that transformers wrote, and turns every accented word into `[UNK]`.
 
     Args:
         preset: As for `load_backbone`, or a folder that `save_preprocessor` wrote.
@@ -117,7 +119,7 @@ def load_preprocessor(preset: str = "minilm", sequence_length: int = 128):
             f"Received: sequence_length={sequence_length}"
         )
     tokenizer = _from_preset(keras_nlp.tokenizers.Tokenizer, preset)
-    if getattr(tokenizer, "lowercase", False) and not tokenizer.strip_accents:
+    if getattr(tokenizer, "lowercase", False) and not any(map(_has_accent, tokenizer.get_vocabulary())):
         tokenizer = _from_preset(keras_nlp.tokenizers.Tokenizer, preset, strip_accents=True)
     for preprocessor in keras_nlp.models.TextClassifierPreprocessor.__subclasses__():
         if preprocessor.tokenizer_cls is type(tokenizer):
@@ -143,6 +145,42 @@ def save_preprocessor(preprocessor, backbone: keras.Model, path: str | os.PathLi
     (path / "config.json").write_text(json.dumps(keras.saving.serialize_keras_object(backbone)), encoding="utf-8")
 
 
+def check_preprocessor(model: keras.Model, preprocessor) -> None:
+    """Checks that a model takes everything that a preprocessor can return.
+
+    Args:
+        model: Functional `keras.Model` from a dict of tokens, a backbone or a classifier.
+        preprocessor: A keras-nlp text classifier preprocessor.
+
+    Raises:
+        ValueError: If it lacks one of the model's inputs, or returns more tokens, or larger ids, than the model takes.
+    """
+    if not hasattr(preprocessor, "tokenizer") or not hasattr(preprocessor, "sequence_length"):
+        raise ValueError(
+            "`preprocessor` must be a keras-nlp text classifier preprocessor, as `load_preprocessor` returns it. "
+            f"Received: a {type(preprocessor).__name__}."
+        )
+    tokens = preprocessor([""])
+    if missing := sorted(set(model.input) - set(tokens)):
+        raise ValueError(
+            f"`preprocessor` does not return {', '.join(missing)}, which the model takes. Received: a "
+            f"{type(preprocessor).__name__} that returns {', '.join(sorted(tokens))}. Use the one that the model was "
+            "trained with."
+        )
+    # The longest text it can return, made of the last word of its vocabulary: what is too large fails here, and not on
+    # the server on a rainy day.
+    length, num_words = preprocessor.sequence_length, preprocessor.tokenizer.vocabulary_size()
+    longest = {"token_ids": [[num_words - 1] * length], "padding_mask": [[1] * length], "segment_ids": [[0] * length]}
+    try:
+        model({name: tf.constant(longest[name]) for name in model.input}, training=False)
+    except (tf.errors.InvalidArgumentError, ValueError) as error:
+        raise ValueError(
+            f"`preprocessor` does not fit the model, which cannot take {length} tokens (`sequence_length`) of a "
+            f"vocabulary of {num_words}. Lower `sequence_length`, or use the preprocessor that the model was trained "
+            f"with. TensorFlow said: {str(error).splitlines()[0]}"
+        ) from error
+
+
 def _pool(backbone, pooling):
     if pooling not in POOLINGS:
         raise ValueError(f"`pooling` must be one of {', '.join(POOLINGS)}. Received: pooling='{pooling}'")
@@ -159,6 +197,10 @@ def _pool(backbone, pooling):
         mask = backbone.input["padding_mask"]
         return keras.layers.GlobalAveragePooling1D(name="mean_pooling")(sequence, mask=mask)
     return sequence[:, 0, :]
+
+
+def _has_accent(token):
+    return any(unicodedata.combining(mark) for letter in token for mark in unicodedata.normalize("NFD", letter)[1:])
 
 
 def _from_preset(cls, preset, **kwargs):

@@ -132,7 +132,8 @@ class LayerwiseAdamW(keras.optimizers.AdamW):
     def _check_layer(self, layer):
         if layer not in self._layers:
             raise ValueError(
-                f"Unknown layer '{layer}'. This optimizer was built with the layers {', '.join(self._layers)}."
+                f"Unknown layer '{layer}'. This optimizer was built with the layers {', '.join(self._layers)}. Layers "
+                "without trainable weights have no multiplier: freeze before you call `layerwise_decay`."
             )
 
     @staticmethod

@@ -15,8 +15,8 @@
 #
 # **Claim: a pre-trained BERT under a sigmoid head starts at the base rate of the labels and, at a rate that fits each
 # layer, learns sentiment within a minute.** Everything here is `compile` and `fit`; the pieces from `bertbin_tf` are
-# ordinary Keras objects. In Colab, run `%pip install bertbin_tf` first; under a TPU or several GPUs the scope below
-# is all that is needed.
+# ordinary Keras objects. In Colab, install the package first (`%pip install` with the address of this repository); on a
+# TPU or several GPUs the strategy below is all that changes.
 
 # %%
 import tempfile
@@ -33,6 +33,7 @@ from bertbin_tf.models import binary_classifier, load_backbone, load_preprocesso
 from bertbin_tf.optimizers import LayerwiseAdamW, layerwise_decay
 
 keras.utils.set_random_seed(0)
+strategy = distribute.strategy("auto")  # one device, several GPUs, or a TPU; before anything else runs
 
 # %% [markdown]
 # ## Text to batches
@@ -61,7 +62,7 @@ print(f"{len(batches)} batches; base rate {base_rate:.3f}; entropy of the labels
 # its loss is the entropy of the labels: if it were not, data or loss would not be what we think.
 
 # %%
-with distribute.strategy("auto").scope():
+with strategy.scope():
     backbone = load_backbone("minilm")
     model = binary_classifier(backbone, base_rate=base_rate)
     schedule = keras.optimizers.schedules.CosineDecay(

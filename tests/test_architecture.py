@@ -21,7 +21,7 @@ ALLOWED = {
     "distribute": set(),
     "evaluation": set(),
     "recipe": {"data", "models", "optimizers", "metrics", "callbacks", "distribute", "evaluation"},
-    "export": {"data"},
+    "export": {"data", "models"},
     "cli": {"assets", "data", "evaluation", "export", "recipe"},
 }
 

@@ -104,7 +104,12 @@ BAD_INPUTS = [
     ("fractions", value((["a", "b", "c"], [0.2, 1.0, 0.0])), {}, "0.2"),
     ("three classes", value((["a", "b", "c"], ["x", "y", "z"])), {}, r"x \(1 rows\), y \(1 rows\), z \(1 rows\)"),
     ("three with positive", value((["a", "b", "c"], ["x", "y", "z"])), {"positive": "x"}, "`positive=` names one"),
-    ("mixed labels", value((["a", "b"], [1, "spam"])), {}, r"1 \(1 rows\), spam \(1 rows\); first in row 1"),
+    (
+        "mixed labels",
+        value((["a", "b"], [1, "spam"])),
+        {},
+        r"all be strings or all be numbers.*str 'spam' in row 1.*int 1 in row 0",
+    ),
     ("two strings", value((["a", "b"], ["spam", "ham"])), {}, r"`positive=`. Its labels: spam \(1 rows\), ham"),
     ("absent positive", value((["a", "b"], ["spam", "ham"])), {"positive": "Spam"}, "positive='Spam'.*spam .*ham"),
     ("one class", file("rows.csv", "text,label\na,1\nb,1\n"), {}, "only one class: all 2 labels are '1'"),

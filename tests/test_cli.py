@@ -8,6 +8,7 @@ import types
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from bertbin_tf.cli import main
 from bertbin_tf.recipe import load_run
@@ -55,6 +56,68 @@ def test_train_takes_a_recipe_file_and_flags_go_before_it(train_flags, run_dir, 
     assert printed["run"] == str(tmp_path / "again")
     first, again = load_run(run_dir).recipe, load_run(tmp_path / "again").recipe
     assert again.seed == 7 and again.train_data == first.train_data
+
+
+def test_dry_run_prints_the_plan_and_writes_nothing(train_flags, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    assert main([*train_flags, "--dry-run"]) == 0
+    assert "train rows" in capsys.readouterr().out
+    assert main([*train_flags, "--dry-run", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["train_rows"] == 108
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_train_resumes_a_finished_run_by_printing_it(train_flags, run_dir, capsys):
+    again = [*train_flags, "--output-dir", str(run_dir), "--json"]
+    assert main(again) == 2
+    assert "resume" in capsys.readouterr().err
+    assert main([*again, "--resume", "auto"]) == 0
+    assert json.loads(capsys.readouterr().out)["run"] == str(run_dir)
+
+
+def test_evaluating_on_the_training_texts_is_warned_about(run_dir, reviews_csv, capsys):
+    assert main(["evaluate", str(run_dir), "--data", str(reviews_csv), "--json"]) == 0
+    assert "The run was trained on" in capsys.readouterr().err
+
+
+def test_foreign_saved_model_is_refused(tmp_path, capsys):
+    module = tf.Module()
+    module.double = tf.function(lambda x: {"y": 2 * x}, input_signature=[tf.TensorSpec([], tf.float32, name="x")])
+    tf.saved_model.save(module, str(tmp_path / "1"), signatures=module.double)
+    assert main(["predict", str(tmp_path), "texts.txt"]) == 2
+    assert "does not go from text to a probability" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("empty.csv", b"", "is empty"),
+        ("header.csv", b"text,label\n", "no rows"),
+        ("two.csv", b"text,label\na,1\nb,2\n", "Which label of two.csv is the positive one"),
+        ("nan.jsonl", b'{"text": "a", "label": NaN}\n{"text": "b", "label": 1}\n', "missing text or label"),
+        ("none.jsonl", b'{"text": null, "label": 0}\n{"text": "b", "label": 1}\n', "missing text or label"),
+        ("broken.jsonl", b'{"text": "a", "label": 0}\n{"text": \n', "broken JSON in line 2"),
+        ("latin.csv", "text,label\nnaïve,1\nb,0\n".encode("latin-1"), "not UTF-8: byte 0xef in line 2"),
+        (
+            "mixed.jsonl",
+            b'{"text": "a", "label": "0"}\n{"text": "b", "label": 1}\n',
+            "all be strings or all be numbers",
+        ),
+        ("broken.parquet", b"PAR1 not really", "cannot be read as Parquet"),
+    ],
+    ids=lambda value: value if isinstance(value, str) and "." in value else "",
+)
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_bad_file_is_one_line_and_exit_code_2(command, name, content, message, run_dir, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).write_bytes(content)
+    before = sorted(tmp_path.rglob("*"))
+    arguments = ["train", "--train-data", name] if command == "train" else ["evaluate", str(run_dir), "--data", name]
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and message in err and len(err.strip().splitlines()) == 1
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_evaluate_prints_json_with_the_fixed_keys(run_dir, reviews_csv, capsys):
@@ -129,7 +192,9 @@ def test_users_mistake_is_one_line_and_exit_code_2(arguments, message, reviews_c
     out, err = capsys.readouterr()
     assert code == 2
     assert out == ""
-    assert len(err.strip().splitlines()) == 1 and "Traceback" not in err
+    # What the fixture `eager` provokes is not the command's.
+    assert len([line for line in err.splitlines() if "run_functions_eagerly" not in line]) == 1
+    assert "Traceback" not in err
     assert re.search(message, err), err
     assert sorted(tmp_path.rglob("*")) == before
 

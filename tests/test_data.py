@@ -251,6 +251,20 @@ def test_tokenize_keeps_order_labels_and_number_without_padding(tiny_preprocesso
         assert label == i % 2
 
 
+def test_stray_quotes_of_a_tsv_swallow_no_rows(tmp_path):
+    (tmp_path / "glue.tsv").write_text('text\tlabel\n"Foo bar\t1\nbaz\t0\nqux"\t1\n"said ""so"""\t0\n')
+    texts, labels = data.collect(data.read(tmp_path / "glue.tsv"))
+    assert texts == [b'"Foo bar', b"baz", b'qux"', b'said "so"']
+    assert labels.tolist() == [1, 0, 1, 0]
+
+
+def test_texts_that_are_cut_are_counted(tiny_preprocessor):
+    dataset = data.read((["good " * 10_000, "bad", "a film"], [1, 0, 0]))
+    with pytest.warns(UserWarning, match="1 of 3 texts have 16 tokens or more and are cut"):
+        (first, *_) = data.tokenize(dataset, tiny_preprocessor)
+    assert first[0]["token_ids"].shape == (16,)
+
+
 def contents(batches):
     """The rows of an epoch without their padding, in the order in which they come."""
     rows = []

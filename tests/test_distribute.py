@@ -90,9 +90,15 @@ COMPARE_STEPS = textwrap.dedent(
 
 TRAIN_RECIPE = textwrap.dedent(
     """
+    import dataclasses
     from bertbin_tf.recipe import Recipe, load_run, train
 
-    history = train(Recipe.from_json(sys.argv[1]), sys.argv[2], strategy="mirrored", verbose=0)
+    recipe = Recipe.from_json(sys.argv[1])
+    try:
+        train(dataclasses.replace(recipe, batch_size=5), strategy="mirrored")
+    except ValueError as error:
+        assert "multiple of the number of devices, 2" in str(error)
+    history = train(recipe, sys.argv[2], strategy="mirrored", verbose=0)
     run = load_run(sys.argv[2])
     print(json.dumps({
         "replicas": history.model.distribute_strategy.num_replicas_in_sync,
@@ -126,8 +132,8 @@ def test_two_devices_train_as_one_does(request):
 
 @pytest.mark.slow
 def test_a_whole_recipe_trains_on_two_devices(tiny_preset, reviews_csv, tmp_path):
-    data = {"train_data": str(reviews_csv), "validation_data": str(reviews_csv)}
-    recipe = Recipe(**data, preset=tiny_preset, sequence_length=16, batch_size=16, epochs=2)
+    # 12 rows of validation data, fewer than a batch, and an odd number of rows of each length.
+    recipe = Recipe(str(reviews_csv), preset=tiny_preset, sequence_length=16, batch_size=16, epochs=2)
     result = run_on_two_devices(TRAIN_RECIPE, recipe.to_json(), str(tmp_path / "run"))
     assert result["replicas"] == 2
     assert result["steps"] > 4

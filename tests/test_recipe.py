@@ -12,7 +12,7 @@ import pytest
 
 from bertbin_tf import data, evaluation
 from bertbin_tf.optimizers import LayerwiseAdamW
-from bertbin_tf.recipe import Recipe, load_run, train
+from bertbin_tf.recipe import Recipe, load_run, plan, train
 
 
 @pytest.fixture
@@ -106,14 +106,55 @@ def test_every_set_up_trains(recipe, fields, eager):
     assert isinstance(history.model.optimizer, LayerwiseAdamW) == (fields.get("optimizer") != "adam")
 
 
-def test_class_weights_start_the_head_at_one_half(recipe, tmp_path, eager):
+def test_class_weights_start_at_one_half_and_leave_the_base_rate_in_the_answers(recipe, tmp_path, eager):
     rows = [f"a good film{number},1" for number in range(10)] + [f"a bad film{number},0" for number in range(90)]
     (tmp_path / "rare.csv").write_text("\n".join(["text,label", *rows]))
     rare = dataclasses.replace(recipe, train_data=str(tmp_path / "rare.csv"), epochs=1, learning_rate=1e-30)
-    for imbalance, expected in (("none", 0.1), ("focal", 0.1), ("class_weight", 0.5)):
-        model = train(dataclasses.replace(rare, imbalance=imbalance), verbose=0).model
+    for imbalance, prior in (("none", 0.1), ("focal", 0.1), ("class_weight", 0.5)):
+        model = train(dataclasses.replace(rare, imbalance=imbalance), tmp_path / imbalance, verbose=0).model
         logit = model.get_layer("logit").bias.numpy()[0]
-        np.testing.assert_allclose(1 / (1 + np.exp(-logit)), expected, rtol=0.02)
+        np.testing.assert_allclose(1 / (1 + np.exp(-logit)), 0.1, rtol=0.02)
+        metrics = json.loads((tmp_path / imbalance / "metrics.json").read_text())
+        entropy = -prior * np.log(prior) - (1 - prior) * np.log(1 - prior)
+        np.testing.assert_allclose([metrics["first_loss"], metrics["label_entropy"]], entropy, rtol=0.02)
+
+
+def test_plateau_halves_the_rate_and_training_goes_on(recipe, eager):
+    still = dataclasses.replace(recipe, schedule="plateau", epochs=4, learning_rate=1e-30)
+    rates = train(still, verbose=0).history["learning_rate"]
+    # The validation loss stays as it is: halved after the second epoch, stopped after the third.
+    np.testing.assert_allclose(rates, [1e-30, 1e-30, 5e-31], rtol=1e-3)
+
+
+def test_few_validation_rows_are_not_calibrated_on(recipe, reviews_csv, tmp_path, eager):
+    train(recipe, tmp_path / "few", verbose=0)
+    assert load_run(tmp_path / "few").temperature == 1.0
+    many = dataclasses.replace(recipe, validation_data=str(reviews_csv), epochs=1)
+    train(many, tmp_path / "many", verbose=0)
+    assert 0.2 <= load_run(tmp_path / "many").temperature <= 5.0
+
+
+def test_more_tokens_than_the_encoder_has_positions_for_is_an_error(recipe, tmp_path, eager):
+    with pytest.raises(ValueError, match=r"cannot take 65 tokens \(`sequence_length`\)"):
+        train(dataclasses.replace(recipe, sequence_length=65), tmp_path / "run", verbose=0)
+    assert not (tmp_path / "run").exists()
+
+
+def test_resume_takes_up_the_same_recipe_only(recipe, tmp_path, eager):
+    first = train(recipe, tmp_path / "run", verbose=0)
+    with pytest.raises(ValueError, match="resume='auto'"):
+        train(recipe, tmp_path / "run", verbose=0)
+    finished = train(recipe, tmp_path / "run", resume="auto", verbose=0)
+    assert set(finished.history) == set(first.history)
+    np.testing.assert_allclose(finished.history["val_loss"], first.history["val_loss"])
+    (tmp_path / "run" / "model.keras").unlink()  # as if it had been killed
+    begun_again = train(recipe, tmp_path / "run", resume="auto", verbose=0)
+    for a, b in zip(begun_again.model.get_weights(), first.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    with pytest.raises(ValueError, match="not an empty folder"):
+        train(dataclasses.replace(recipe, seed=1), tmp_path / "run", resume="auto", verbose=0)
+    with pytest.raises(ValueError, match="resume='always'"):
+        train(recipe, tmp_path / "run", resume="always", verbose=0)
 
 
 def test_run_holds_all_that_is_needed_to_use_it_again(recipe, reviews_csv, tmp_path, eager):
@@ -168,15 +209,26 @@ def test_bad_input_leaves_nothing_behind(recipe, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_plan_is_what_training_then_does(recipe, tmp_path, eager):
+    planned = plan(recipe)
+    model = train(recipe, tmp_path / "run", verbose=0).model
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert planned["steps"] == metrics["steps"]
+    assert planned["train_rows"] == metrics["train_rows"]
+    assert planned["weights"] == sum(weight.size for weight in model.get_weights())
+
+
 def test_too_few_rows_to_validate_on_is_an_error(recipe, tmp_path):
     (tmp_path / "few.csv").write_text("text,label\ngood,1\nbad,0\nfine,1\n")
     with pytest.raises(ValueError, match="too small to hold out.*validation_data"):
         train(dataclasses.replace(recipe, train_data=str(tmp_path / "few.csv")), verbose=0)
 
 
-def test_loss_that_is_not_finite_is_an_error_about_the_rate(recipe):
+def test_loss_that_is_not_finite_is_an_error_about_the_rate(recipe, tmp_path, eager):
+    wild = dataclasses.replace(recipe, learning_rate=1e38, schedule="constant")
     with pytest.raises(ValueError, match="Lower the learning rate.*learning_rate=1e"):
-        train(dataclasses.replace(recipe, learning_rate=1e38, schedule="constant"), verbose=0)
+        train(wild, tmp_path / "runs" / "wild", verbose=0)
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize("kind", ["file", "full folder", "below a file"])

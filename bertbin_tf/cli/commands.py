@@ -5,6 +5,7 @@ import itertools
 import json
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import tensorflow as tf
@@ -14,7 +15,7 @@ from bertbin_tf import data, evaluation
 from bertbin_tf.cli import console
 from bertbin_tf.cli.demo import demo
 from bertbin_tf.export import export_saved_model
-from bertbin_tf.recipe import Recipe, load_run
+from bertbin_tf.recipe import Recipe, load_run, plan
 from bertbin_tf.recipe import train as train_recipe
 
 __all__ = ["demo", "evaluate", "export", "predict", "train"]
@@ -22,14 +23,32 @@ __all__ = ["demo", "evaluate", "export", "predict", "train"]
 LINES_AT_ONCE = 1024
 
 
-def train(recipe: Path | None, strategy: str, output_dir: Path | None, as_json: bool, **fields) -> None:
-    """Fine-tunes and writes a run."""
+def train(
+    recipe: Path | None,
+    strategy: str,
+    output_dir: Path | None,
+    resume: str,
+    dry_run: bool,
+    as_json: bool,
+    **fields,
+) -> None:
+    """Fine-tunes and writes a run, or says what it would do."""
     if recipe is not None:
         fields = dataclasses.asdict(Recipe.from_json(recipe)) | fields
     if "train_data" not in fields:
         raise ValueError("--train-data is missing: give a file, vader/movies, tfds:NAME, or a --recipe that has it.")
+    recipe = Recipe(**fields)
+    if dry_run:
+        with console.status("Reading the data and building the model ..."):
+            steps = plan(recipe, strategy=strategy)
+        if as_json:
+            console.print_json(steps)
+        else:
+            console.print_table("Plan", ("", ""), [(name.replace("_", " "), value) for name, value in steps.items()])
+        return
     output_dir = output_dir or Path("runs") / time.strftime("%Y%m%d-%H%M%S")
-    train_recipe(Recipe(**fields), output_dir, strategy=strategy, verbose=console.keras_verbosity(as_json))
+    verbose = console.keras_verbosity(as_json)
+    train_recipe(recipe, output_dir, strategy=strategy, resume=resume, verbose=verbose)
     metrics = json.loads((output_dir / "metrics.json").read_text(encoding="utf-8"))
     if as_json:
         console.print_json({"run": str(output_dir)} | metrics)
@@ -41,7 +60,13 @@ def train(recipe: Path | None, strategy: str, output_dir: Path | None, as_json: 
 
 def evaluate(path: Path, source: str, text: str | None, label: str | None, positive: str | None, as_json: bool) -> None:
     """Measures a run on labelled texts."""
-    run = load_run(path)
+    run = _load(path)
+    if source == run.recipe.train_data:
+        warnings.warn(
+            f"The run was trained on '{source}', so this says little about other texts. A split is named behind a "
+            "colon: 'vader/movies:test'.",
+            stacklevel=1,
+        )
     rows = data.read(
         source,
         text=text or run.recipe.text,
@@ -63,7 +88,8 @@ def predict(path: Path, source: str, text: str | None) -> None:
     """Writes one JSON object per text to standard output."""
     if not path.exists():
         raise ValueError(f"There is no '{path}'. Give the folder of a run, or of a SavedModel.")
-    answer = _saved_model(path) if _find_saved_model(path) else _run(path)
+    saved_model = _find_saved_model(path)
+    answer = _ask_saved_model(saved_model) if saved_model else _ask_run(path)
     if source == "-":
         # Undecodable bytes pass through to the tokenizer, which makes them `[UNK]`.
         lines = (line.rstrip(b"\r\n") for line in sys.stdin.buffer)
@@ -77,7 +103,7 @@ def predict(path: Path, source: str, text: str | None) -> None:
 
 def export(path: Path, target: Path, as_json: bool) -> None:
     """Writes a run as a SavedModel."""
-    run = load_run(path)
+    run = _load(path)
     with console.status("Writing the SavedModel ..."):
         folder = export_saved_model(
             run.model, run.preprocessor, target, temperature=run.temperature, threshold=run.threshold
@@ -88,8 +114,13 @@ def export(path: Path, target: Path, as_json: bool) -> None:
         print(f"Exported version {folder.name} to {folder}")
 
 
-def _run(path):
-    run = load_run(path)
+def _load(path):
+    with console.status("Loading the run ..."):
+        return load_run(path)
+
+
+def _ask_run(path):
+    run = _load(path)
 
     def answer(texts):
         probabilities = run.predict(texts)
@@ -98,8 +129,17 @@ def _run(path):
     return answer
 
 
-def _saved_model(path):
-    signature = tf.saved_model.load(str(_find_saved_model(path))).signatures["serving_default"]
+def _ask_saved_model(path):
+    with console.status("Loading the SavedModel ..."):
+        model = tf.saved_model.load(str(path))
+    signature = model.signatures.get("serving_default")
+    inputs = list(signature.structured_input_signature[1]) if signature else []
+    if inputs != ["text"] or not {"probability", "label"} <= set(signature.structured_outputs):
+        raise ValueError(
+            f"The SavedModel '{path}' does not go from text to a probability, as those of `bertbin-tf export` do. "
+            f"Received: the signatures {', '.join(model.signatures) or 'none'}; serving_default takes "
+            f"{', '.join(inputs) or 'nothing'}."
+        )
 
     def answer(texts):
         outputs = [signature(text=tf.constant(texts[i : i + 64])) for i in range(0, len(texts), 64)]

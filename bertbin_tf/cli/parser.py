@@ -42,6 +42,10 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--recipe", type=Path, metavar="FILE", help="JSON file with these values; flags go before it")
     train.add_argument("--strategy", default="auto", help="auto, one_device, mirrored, tpu or multi_worker")
     train.add_argument("--output-dir", type=Path, metavar="RUN", help="new folder (default: runs/<date>-<time>)")
+    train.add_argument(
+        "--resume", choices=("never", "auto"), default="never", help="auto: go on in a RUN that was begun"
+    )
+    train.add_argument("--dry-run", action="store_true", help="read, check, build, print the plan; write nothing")
 
     evaluate = _add(commands, "evaluate", "measure a trained run on labelled texts")
     evaluate.add_argument("path", type=Path, metavar="RUN", help="folder that train wrote")

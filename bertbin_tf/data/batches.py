@@ -1,5 +1,6 @@
 """From text to tokens, and from tokens to batches of similar length."""
 
+import warnings
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -39,7 +40,8 @@ def tokenize(dataset: tf.data.Dataset, preprocessor: Callable) -> tf.data.Datase
 
     Args:
         dataset: `tf.data.Dataset` of `(text, label)`, as `read` returns it.
-        preprocessor: A keras-nlp text-classifier preprocessor. See `encode`.
+        preprocessor: A keras-nlp text-classifier preprocessor. See `encode`. Texts that reach its `sequence_length`
+            are counted in a warning.
 
     Returns:
         `tf.data.Dataset` of `(tokens, label)` in the same order: a dict of tensors of shape `(length,)` without
@@ -63,8 +65,15 @@ def tokenize(dataset: tf.data.Dataset, preprocessor: Callable) -> tf.data.Datase
     if not labels:
         raise ValueError("There is nothing to tokenize: the dataset has no rows.")
     tokens = {name: tf.concat(values, axis=0) for name, values in tokens.items()}
-    labels = tf.concat(labels, axis=0)
-    ends = tf.cumsum(tf.concat(lengths, axis=0))
+    labels, lengths = tf.concat(labels, axis=0), tf.concat(lengths, axis=0)
+    limit = preprocessor.sequence_length
+    if num_full := int(tf.reduce_sum(tf.cast(lengths == limit, tf.int64))):
+        warnings.warn(
+            f"{num_full} of {len(labels)} texts have {limit} tokens or more and are cut there. Raise `sequence_length` "
+            "if what follows matters.",
+            stacklevel=2,
+        )
+    ends = tf.cumsum(lengths)
     starts = tf.concat([[0], ends[:-1]], axis=0)
     return tf.data.Dataset.range(len(labels)).map(
         lambda i: ({name: values[starts[i] : ends[i]] for name, values in tokens.items()}, labels[i])

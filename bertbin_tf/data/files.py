@@ -3,9 +3,12 @@
 import csv
 import io
 import json
+import re
 from pathlib import Path
 
 from bertbin_tf.data.table import Table, describe
+
+_QUOTED = re.compile('"(?:[^"]|"")*"')
 
 
 def load_file(path: Path) -> Table:
@@ -18,7 +21,10 @@ def load_file(path: Path) -> Table:
     loaders = {".csv": _load_delimited, ".tsv": _load_delimited, ".jsonl": _load_jsonl, ".parquet": _load_parquet}
     loader = loaders.get(path.suffix.lower())
     if loader is None:
-        raise ValueError(f"Unknown kind of file. Expected one that ends in {', '.join(loaders)}. Received: {path}")
+        raise ValueError(
+            f"Unknown kind of file. Expected one that ends in {', '.join(loaders)}, or in .txt for texts without "
+            f"labels. Received: {path}"
+        )
     return loader(path)
 
 
@@ -54,7 +60,24 @@ def _check_is_file(path):
 def _load_delimited(path):
     """Reads CSV or TSV with the standard library, the only reader that knows the line of each row."""
     text = read_file(path)
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+    rows, lines = _parse_plain_tsv(text) if path.suffix.lower() == ".tsv" else _parse_quoted(path, text, ",")
+    if len({len(row) for row in rows}) > 1 and path.suffix.lower() == ".tsv":
+        # Cells of several lines, or with tabs in them: only quotes hold those together.
+        rows, lines = _parse_quoted(path, text, "\t")
+    names, rows, lines = rows[0], rows[1:], lines[1:]
+    if len(set(names)) < len(names):
+        raise ValueError(f"{path} has two columns of the same name: {', '.join(names)}.")
+    for row, line in zip(rows, lines, strict=True):
+        if len(row) != len(names):
+            raise ValueError(
+                f"{path} has {len(row)} cells in line {line}, and {len(names)} in its header ({', '.join(names)}). "
+                "Quote the cells that hold the delimiter."
+            )
+    columns = {name: [row[index] for row in rows] for index, name in enumerate(names)}
+    return Table.from_columns(str(path), columns, lines=lines, empty_is_missing=True)
+
+
+def _parse_quoted(path, text, delimiter):
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     rows, lines, line = [], [], 1
     limit = csv.field_size_limit(2**31 - 1)  # the default refuses a long text
@@ -71,17 +94,18 @@ def _load_delimited(path):
         ) from None
     finally:
         csv.field_size_limit(limit)
-    names, rows, lines = rows[0], rows[1:], lines[1:]
-    if len(set(names)) < len(names):
-        raise ValueError(f"{path} has two columns of the same name: {', '.join(names)}.")
-    for row, line in zip(rows, lines, strict=True):
-        if len(row) != len(names):
-            raise ValueError(
-                f"{path} has {len(row)} cells in line {line}, and {len(names)} in its header ({', '.join(names)}). "
-                "Quote the cells that hold the delimiter."
-            )
-    columns = {name: [row[index] for row in rows] for index, name in enumerate(names)}
-    return Table.from_columns(str(path), columns, lines=lines, empty_is_missing=True)
+    return rows, lines
+
+
+def _parse_plain_tsv(text):
+    """Takes each line for a row and a quote for a character: GLUE's files quote nothing, and between two stray quotes a
+    CSV reader would swallow rows. A cell that is quoted all the same, as pandas does, is unquoted."""
+    lines = [(number, line) for number, line in enumerate(re.split(r"\r\n|\n|\r", text), start=1) if line]
+    rows = [
+        [cell[1:-1].replace('""', '"') if _QUOTED.fullmatch(cell) else cell for cell in line.split("\t")]
+        for _, line in lines
+    ]
+    return rows, [number for number, _ in lines]
 
 
 def _load_jsonl(path):

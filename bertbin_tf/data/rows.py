@@ -127,6 +127,13 @@ def _encode_texts(table, rows, texts):
 def _to_binary(table, rows, labels, positive):
     names = [_label_name(labels[row]) for row in rows]
     values = Counter(names)
+    words = [row for row in rows if isinstance(labels[row], str | bytes)]
+    if words and len(words) < len(rows):
+        other = next(row for row in rows if not isinstance(labels[row], str | bytes))
+        raise ValueError(
+            f"The labels of {table.name} must all be strings or all be numbers. Received: {describe(labels[words[0]])} "
+            f"in {table.name_rows(words[:1])} and {describe(labels[other])} in {table.name_rows([other])}"
+        )
     if positive is not None:
         positive = _label_name(positive)
         if positive not in values:

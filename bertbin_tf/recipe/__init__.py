@@ -2,13 +2,15 @@
 
 from bertbin_tf.recipe.fields import Recipe
 
-__all__ = ["Recipe", "Run", "load_run", "train"]
+__all__ = ["Recipe", "Run", "load_run", "plan", "train"]
 
 
 def __getattr__(name):
     # `Recipe` must be there in milliseconds, for the command line builds its flags from it; TensorFlow takes seconds.
     if name == "train":
         from bertbin_tf.recipe.training import train as value
+    elif name == "plan":
+        from bertbin_tf.recipe.training import plan as value
     elif name == "Run":
         from bertbin_tf.recipe.runs import Run as value
     elif name == "load_run":

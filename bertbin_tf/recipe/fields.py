@@ -32,11 +32,11 @@ class Recipe:
         hidden_dim: Int >= 1, the width of a hidden layer in the head. Defaults to `None`: no such layer.
         head_init: `"base_rate"` starts the head at the base rate; `"keras"` at Keras' own random weights and a bias
             of 0. Defaults to `"base_rate"`.
-        optimizer: `"adamw"`, layer by layer, with a global clip of 1.0, or Keras' plain `"adam"`. Defaults to
-            `"adamw"`.
+        optimizer: `"adamw"`, layer by layer, with a global clip of 1.0, or Keras' plain `"adam"`, which knows neither
+            clip nor `layer_decay`. Defaults to `"adamw"`.
         learning_rate: Float > 0, the highest rate of the topmost encoder layer. Defaults to `1e-4`.
         schedule: `"cosine"` warms up over the first tenth of the steps and decays to 0; `"plateau"` halves the rate
-            after two epochs without a lower validation loss; `"constant"`. Defaults to `"cosine"`.
+            after an epoch without a lower validation loss; `"constant"`. Defaults to `"cosine"`.
         layer_decay: Float in (0, 1], the factor of the rate from each block to the one below. Defaults to `0.9`.
         batch_size: Int >= 1, over all devices. Defaults to `32`.
         epochs: Int >= 1; fewer if the validation loss rises for two. Defaults to `3`.

@@ -1,12 +1,14 @@
 """A finished run: the trained model with all that belongs to it, in memory and in its folder."""
 
+import contextlib
 import dataclasses
 import functools
 import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +111,7 @@ def save_run(
         backbone: The model's keras-nlp backbone.
         metrics: Dict of numbers to put into metrics.json, beside those of the run.
         history: Dict from a metric's name to its values by epoch, the `history` of Keras' `History`.
-        facts: Dict that identifies the data. See `data_facts`.
+        facts: Dict to put into provenance.json, beside versions and devices. See `data_facts`.
     """
     path = Path(path)
     metrics = metrics | {
@@ -119,18 +121,70 @@ def save_run(
     }
     provenance = {
         "bertbin_tf": bertbin_tf.__version__,
-        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "packages": {name: _version(name) for name in PACKAGES},
         "python": platform.python_version(),
         "machine": platform.platform(),
         "devices": [device.name for device in tf.config.list_logical_devices()],
-        "data": facts,
+        **facts,
     }
     save_preprocessor(run.preprocessor, backbone, path / "preprocessor")
-    _replace(path / "recipe.json", lambda file: file.write_text(run.recipe.to_json(), encoding="utf-8"))
     for name, content in (("metrics", metrics), ("history", history), ("provenance", provenance)):
-        text = json.dumps(content, indent=2, default=float) + "\n"
-        _replace(path / f"{name}.json", lambda file, text=text: file.write_text(text, encoding="utf-8"))
-    _replace(path / "model.keras", run.model.save)
+        _write_json(path / f"{name}.json", content)
+    # Not the compiled model: the optimizer's moments, twice the weights, belong to the last step and not to the best.
+    model = keras.Model(run.model.input, run.model.output, name=run.model.name)
+    _replace(path / "model.keras", model.save)
+
+
+def load_history(path: str | os.PathLike | None, recipe: Recipe) -> keras.callbacks.History | None:
+    """Returns the `History` of a finished run of this recipe, with its model, or `None` if there is none."""
+    if path is None or not (Path(path) / "model.keras").is_file() or not _holds(Path(path), recipe):
+        return None
+    history = keras.callbacks.History()
+    history.history = json.loads((Path(path) / "history.json").read_text(encoding="utf-8"))
+    history.set_model(load_run(path).model)
+    return history
+
+
+@contextlib.contextmanager
+def output_folder(path: str | os.PathLike | None, recipe: Recipe, resume: str) -> Iterator[None]:
+    """Makes the folder of a run, and takes it away again if what follows raises.
+
+    Args:
+        path: The folder, or `None` for none.
+        recipe: The `Recipe`, which is written there first.
+        resume: `"auto"` to empty a folder in which this recipe was begun and cut off.
+
+    Raises:
+        ValueError: If the folder is in use or cannot be made.
+    """
+    if path is None:
+        yield
+        return
+    path = Path(path)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if resume != "auto" or not path.is_dir() or not _holds(path, recipe):
+            raise ValueError(
+                f"`output_dir` exists and is not an empty folder. Received: '{path}'. Give the run a folder of its "
+                "own, remove the old one, or, if it was the same recipe that was cut off, take resume='auto'."
+            )
+        shutil.rmtree(path)
+    existed = path.exists()
+    parents = [parent for parent in path.parents if not parent.exists()]
+    try:
+        path.mkdir(parents=True, exist_ok=existed)
+        _write_json(path / "recipe.json", dataclasses.asdict(recipe))
+    except OSError as error:
+        raise ValueError(f"`output_dir` cannot be written. Received: '{path}' ({error.strerror}).") from error
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(path, ignore_errors=True)
+        if existed:
+            path.mkdir()
+        with contextlib.suppress(OSError):  # another run may be in one of them by now
+            for parent in parents:
+                parent.rmdir()
+        raise
 
 
 def data_facts(dataset: tf.data.Dataset) -> dict:
@@ -140,6 +194,26 @@ def data_facts(dataset: tf.data.Dataset) -> dict:
         "base_rate": data.base_rate(dataset),
         "sha256": data.fingerprint(dataset),
     }
+
+
+def _holds(path, recipe):
+    """Whether a folder is that of a run of this recipe."""
+    try:
+        return Recipe.from_json(path / "recipe.json") == recipe
+    except (ValueError, OSError):
+        return False
+
+
+def _version(package):
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:  # such as tensorflow, where it is tensorflow-cpu
+        return None
+
+
+def _write_json(path, content):
+    text = json.dumps(content, indent=2, default=float) + "\n"
+    _replace(path, lambda file: file.write_text(text, encoding="utf-8"))
 
 
 def _replace(path, write):

@@ -1,30 +1,25 @@
 """From a recipe to a trained, calibrated, saved classifier."""
 
+import dataclasses
 import math
 import os
 import time
-from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from bertbin_tf import data, distribute, evaluation
-from bertbin_tf.callbacks import SaturationMonitor
-from bertbin_tf.metrics import LogitStatistics
-from bertbin_tf.models import binary_classifier, load_backbone, load_preprocessor
-from bertbin_tf.optimizers import LayerwiseAdamW, layerwise_decay
+from bertbin_tf.models import check_preprocessor, load_backbone, load_preprocessor
+from bertbin_tf.recipe.building import build_callbacks, build_model, class_weight_of, prior_of
 from bertbin_tf.recipe.fields import Recipe
-from bertbin_tf.recipe.runs import Run, data_facts, save_run
+from bertbin_tf.recipe.runs import Run, data_facts, load_history, output_folder, save_run
 
 VALIDATION_FRACTION = 0.1
-WARMUP_FRACTION = 0.1  # Mosbach et al., 2021, https://arxiv.org/abs/2006.04884, section 6
-CLIP_NORM = 1.0  # the same
-PATIENCE = 2
-# Adam moves a weight by about the rate at each step, and the head's kernel begins at zero: at 50 times 1e-4 it has the
-# size of a Glorot kernel (0.07 for 384 features) after some 15 steps. After 60 steps on the film reviews the ROC AUC is
-# 0.82 with a multiplier of 1, 0.85 with 10 and 0.86 with 50 (800 test rows, one seed).
-HEAD_MULTIPLIER = 50.0
+# With fewer rows, or a temperature beyond these, it is noise or a model without signal that is fitted.
+MIN_CALIBRATION_ROWS = 100
+TEMPERATURES = (0.2, 5.0)
 
 
 def train(
@@ -32,14 +27,15 @@ def train(
     output_dir: str | os.PathLike | None = None,
     *,
     strategy: str = "auto",
+    resume: str = "never",
     verbose: str | int = "auto",
 ) -> keras.callbacks.History:
     """Trains what the recipe describes and returns Keras' `History`, whose `model` has the best weights.
 
-    After training, the temperature and the decision threshold are fitted on the validation texts. With an
-    `output_dir` all that belongs to the run is written there, and `load_run` reads it: recipe.json, model.keras,
-    preprocessor/, metrics.json, history.json, provenance.json (versions, devices, SHA-256 of the data), and
-    TensorBoard's logs.
+    After training, the temperature and the decision threshold are fitted on the validation texts; with balanced class
+    weights the prior that they took out of the probabilities is put back into the head's bias. With an `output_dir`
+    all that belongs to the run is written there, and `load_run` reads it: recipe.json, model.keras, preprocessor/,
+    metrics.json, history.json, provenance.json (versions, devices, SHA-256 of the data), and TensorBoard's logs.
 
     To give the same weights, bit for bit, every time, this sets the global seeds, switches TensorFlow to deterministic
     operations and its graph optimizer's constant folding off.
@@ -48,6 +44,8 @@ def train(
         recipe: A `Recipe`.
         output_dir: Folder to write, which must not exist or be empty. Defaults to `None`: nothing is written.
         strategy: String, see `distribute.strategy`. Defaults to `"auto"`.
+        resume: `"auto"` takes an `output_dir` in which the same recipe was begun: if it was finished, that is
+            returned; if it was cut off, it begins again, to the same weights. Defaults to `"never"`.
         verbose: As for `keras.Model.fit`. Defaults to `"auto"`.
 
     Raises:
@@ -58,62 +56,156 @@ def train(
     >>> probabilities = load_run("runs/reviews").predict(["a great film", "a dull one"])
     """
     started = time.perf_counter()
-    _make_reproducible(recipe.seed)
-    if output_dir is not None:
-        _check_output_dir(output_dir)
-    train_data, validation_data = _read(recipe)
-    preprocessor = load_preprocessor(recipe.preset, recipe.sequence_length)
-    devices = distribute.strategy(strategy)
-    # Replicas must share a batch equally, or their losses do not add up to that of one device; and Keras, which
-    # averages the first batch over the replicas to learn its shape, fails on unequal parts.
-    batching = {"batch_size": recipe.batch_size, "drop_remainder": devices.num_replicas_in_sync > 1}
-    batches = data.batch_by_length(data.tokenize(train_data, preprocessor), shuffle_seed=recipe.seed, **batching)
-    validation_batches = data.batch_by_length(data.tokenize(validation_data, preprocessor), **batching)
-    base_rate = data.base_rate(train_data)
-    with devices.scope():
-        backbone = load_backbone(recipe.preset)
-        model = _build(recipe, backbone, base_rate, num_steps=len(batches) * recipe.epochs)
-    first_loss = _loss(model, batches)
-    if output_dir is not None:
-        _make_output_dir(output_dir)
-    fit_started = time.perf_counter()
-    history = model.fit(
-        batches,
-        validation_data=validation_batches,
-        epochs=recipe.epochs,
-        callbacks=_callbacks(recipe, backbone, validation_batches, output_dir),
-        class_weight=_class_weight(base_rate) if recipe.imbalance == "class_weight" else None,
-        shuffle=False,  # `batches` are, and Keras warns that it does not shuffle a dataset
-        verbose=verbose,
-    )
-    fit_seconds = time.perf_counter() - fit_started
-    if not np.isfinite(history.history["loss"][-1]):
-        raise ValueError(
-            "The loss stopped being a finite number, so there is no model to keep. Lower the learning rate. "
-            f"Received: learning_rate={recipe.learning_rate}"
+    if resume not in ("never", "auto"):
+        raise ValueError(f"`resume` must be 'never' or 'auto'. Received: resume={resume!r}")
+    if resume == "auto" and (history := load_history(output_dir, recipe)):
+        return history
+    with output_folder(output_dir, recipe, resume):
+        made = _prepare(recipe, strategy)
+        # A bar where Keras shows bars; a line for each of these passes would say too much.
+        bar = verbose if verbose in ("auto", 1) else 0
+        first_loss = _log_loss(made, bar)
+        fit_started = time.perf_counter()
+        history = made.model.fit(
+            made.batches,
+            validation_data=made.validation_batches,
+            epochs=recipe.epochs,
+            callbacks=build_callbacks(recipe, made.backbone, next(iter(made.validation_batches))[0], output_dir),
+            class_weight=class_weight_of(recipe, made.base_rate),
+            shuffle=False,  # `batches` are, and Keras warns that it does not shuffle a dataset
+            verbose=verbose,
         )
-    run = _calibrate(Run(recipe, model, preprocessor), validation_data)
-    if output_dir is not None:
-        metrics = {
-            "train_rows": int(train_data.cardinality()),
-            "first_loss": first_loss,
-            "last_loss": _loss(model, batches),
-            "label_entropy": -base_rate * math.log(base_rate) - (1 - base_rate) * math.log(1 - base_rate),
-            "train_base_rate": base_rate,
-            "steps": int(keras.ops.convert_to_numpy(model.optimizer.iterations)),
-            "fit_seconds": fit_seconds,
-            "seconds": time.perf_counter() - started,
-        }
-        facts = {"train": data_facts(train_data), "validation": data_facts(validation_data)}
-        save_run(run, output_dir, backbone=backbone, metrics=metrics, history=history.history, facts=facts)
+        fit_seconds = time.perf_counter() - fit_started
+        if not np.isfinite(history.history["loss"][-1]):
+            raise ValueError(
+                "The loss stopped being a finite number, so there is no model to keep. Lower the learning rate. "
+                f"Received: learning_rate={recipe.learning_rate}"
+            )
+        last_loss = _log_loss(made, bar)
+        _restore_prior(made, recipe)
+        run = _calibrate(Run(recipe, made.model, made.preprocessor), made.validation_data, bar)
+        if output_dir is not None:
+            metrics = {
+                "train_rows": int(made.train_data.cardinality()),
+                "train_base_rate": made.base_rate,
+                # Both without class weights and focusing. Before training the head answers the prior to every text.
+                "first_loss": first_loss,
+                "label_entropy": _entropy(prior_of(recipe, made.base_rate)),
+                "last_loss": last_loss,
+                "steps": int(keras.ops.convert_to_numpy(made.model.optimizer.iterations)),
+                "fit_seconds": fit_seconds,
+                "seconds": time.perf_counter() - started,
+            }
+            facts = {
+                "strategy": strategy,
+                "replicas": made.devices.num_replicas_in_sync,
+                "data": {"train": data_facts(made.train_data), "validation": data_facts(made.validation_data)},
+            }
+            save_run(run, output_dir, backbone=made.backbone, metrics=metrics, history=history.history, facts=facts)
     return history
 
 
-def _make_reproducible(seed):
-    keras.utils.set_random_seed(seed)
+def plan(recipe: Recipe, *, strategy: str = "auto") -> dict:
+    """Returns what `train` would do, having done all but the training: data read and checked, model built.
+
+    Args:
+        recipe: A `Recipe`.
+        strategy: String, see `distribute.strategy`. Defaults to `"auto"`.
+
+    Returns:
+        Dict with the numbers of devices (`replicas`), rows, steps and weights, ready for JSON.
+
+    Raises:
+        ValueError: As `train`.
+    """
+    made = _prepare(recipe, strategy)
+    return {
+        "replicas": made.devices.num_replicas_in_sync,
+        "train_rows": int(made.train_data.cardinality()),
+        "validation_rows": int(made.validation_data.cardinality()),
+        "base_rate": made.base_rate,
+        "steps_per_epoch": len(made.batches),
+        "steps": len(made.batches) * recipe.epochs,
+        "weights": made.model.count_params(),
+        "label_entropy": _entropy(prior_of(recipe, made.base_rate)),
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class _Prepared:
+    """All that `fit` needs."""
+
+    devices: tf.distribute.Strategy
+    train_data: tf.data.Dataset
+    validation_data: tf.data.Dataset
+    batches: tf.data.Dataset
+    validation_batches: tf.data.Dataset
+    base_rate: float
+    preprocessor: Any
+    backbone: keras.Model
+    model: keras.Model
+
+
+def _prepare(recipe, strategy):
+    keras.utils.set_random_seed(recipe.seed)
     tf.config.experimental.enable_op_determinism()
     # Two processes fold constants in different orders and then differ in the last bit.
     tf.config.optimizer.set_experimental_options({"constant_folding": False})
+    devices = _devices(recipe, strategy)
+    train_data, validation_data = _read(recipe)
+    base_rate = data.base_rate(train_data)
+    preprocessor = load_preprocessor(recipe.preset, recipe.sequence_length)
+    with devices.scope():
+        backbone = load_backbone(recipe.preset)
+        # Before the data are tokenized, for the message names what is wrong, and TensorFlow's does not.
+        check_preprocessor(backbone, preprocessor)
+    replicas = devices.num_replicas_in_sync
+    batches = data.batch_by_length(
+        data.tokenize(train_data, preprocessor),
+        recipe.batch_size,
+        shuffle_seed=recipe.seed,
+        # Replicas must share a batch equally, or their losses do not add up to that of one device.
+        drop_remainder=replicas > 1,
+    )
+    with devices.scope():
+        model = build_model(recipe, backbone, base_rate, num_steps=len(batches) * recipe.epochs)
+    validation_batches = _batch_for_validation(recipe, data.tokenize(validation_data, preprocessor), replicas)
+    return _Prepared(
+        devices=devices,
+        train_data=train_data,
+        validation_data=validation_data,
+        batches=batches,
+        validation_batches=validation_batches,
+        base_rate=base_rate,
+        preprocessor=preprocessor,
+        backbone=backbone,
+        model=model,
+    )
+
+
+def _devices(recipe, strategy):
+    # Before anything else: a cluster or a TPU must be set up before TensorFlow has run its first operation.
+    devices = distribute.strategy(strategy)
+    if isinstance(devices, tf.distribute.MultiWorkerMirroredStrategy):
+        raise ValueError(
+            "`fit` of Keras 3.15 does not train on a cluster of several workers (keras-team/keras#20585). "
+            "Unset TF_CONFIG, or take strategy='one_device' or 'mirrored' on one of them."
+        )
+    if recipe.batch_size % devices.num_replicas_in_sync:
+        raise ValueError(
+            f"`batch_size` must be a multiple of the number of devices, {devices.num_replicas_in_sync}, which share "
+            f"each batch equally. Received: batch_size={recipe.batch_size}"
+        )
+    return devices
+
+
+def _batch_for_validation(recipe, tokens, replicas):
+    if replicas == 1:
+        return data.batch_by_length(tokens, recipe.batch_size)
+    # Keras averages the first batch over the replicas to learn its shape and fails on unequal parts. By length the
+    # first one may be any leftover; in order it is full.
+    rows = int(tokens.cardinality())
+    return tokens.padded_batch(min(recipe.batch_size, rows - rows % replicas))
 
 
 def _read(recipe):
@@ -130,91 +222,33 @@ def _read(recipe):
         ) from error
 
 
-def _build(recipe, backbone, base_rate, num_steps):
-    # Balanced class weights make both classes as heavy, so the prior that the head starts at is a half.
-    prior = 0.5 if recipe.imbalance == "class_weight" else base_rate
-    head = {"kernel_initializer": "glorot_uniform"} if recipe.head_init == "keras" else {"base_rate": prior}
-    if recipe.pooling != "pooled":
-        for pooler in _poolers(backbone):
-            pooler.trainable = False  # nothing would train it, and Keras would warn of that
-    model = binary_classifier(backbone, hidden_dim=recipe.hidden_dim, pooling=recipe.pooling, **head)
-    rate = float(recipe.learning_rate)
-    if recipe.schedule == "cosine":
-        warmup_steps = math.ceil(WARMUP_FRACTION * num_steps)
-        rate = keras.optimizers.schedules.CosineDecay(
-            0.0, max(1, num_steps - warmup_steps), warmup_target=rate, warmup_steps=warmup_steps
-        )
-    if recipe.optimizer == "adam":
-        optimizer = keras.optimizers.Adam(rate)
-    else:
-        multipliers = layerwise_decay(model, recipe.layer_decay)
-        if recipe.head_init == "base_rate":
-            multipliers["logit"] = HEAD_MULTIPLIER
-        optimizer = LayerwiseAdamW(rate, multipliers, global_clipnorm=CLIP_NORM)
-    focal, plain = keras.losses.BinaryFocalCrossentropy(), keras.losses.BinaryCrossentropy()
-    model.compile(
-        optimizer,
-        focal if recipe.imbalance == "focal" else plain,
-        metrics=[keras.metrics.BinaryAccuracy("accuracy"), keras.metrics.AUC(name="auc"), LogitStatistics()],
-    )
-    return model
+def _log_loss(made, verbose):
+    """Returns the plain cross-entropy on some training rows, whatever loss the model is trained with."""
+    with made.devices.scope():
+        model = keras.Model(made.model.input, made.model.output)
+        model.compile(loss="binary_crossentropy")
+    return model.evaluate(made.batches.take(16), verbose=verbose, return_dict=True)["loss"]
 
 
-def _poolers(backbone):
-    return [layer for layer in backbone.layers if layer.name == "pooled_dense"]
+def _entropy(probability):
+    return -probability * math.log(probability) - (1 - probability) * math.log(1 - probability)
 
 
-def _loss(model, batches):
-    return model.evaluate(batches.take(16), verbose=0, return_dict=True)["loss"]
+def _restore_prior(made, recipe):
+    """Moves the log-odds from those of the weighted labels to those of the labels: King & Zeng, 2001, section 4.1."""
+    prior = prior_of(recipe, made.base_rate)
+    shift = math.log(made.base_rate / (1 - made.base_rate)) - math.log(prior / (1 - prior))
+    made.model.get_layer("logit").bias.assign_add([shift])
 
 
-def _callbacks(recipe, backbone, validation_batches, output_dir):
-    callbacks = [keras.callbacks.TerminateOnNaN()]
-    if recipe.pooling == "pooled" and _poolers(backbone):
-        callbacks.append(SaturationMonitor(next(iter(validation_batches))[0]))
-    if recipe.schedule == "plateau":
-        callbacks.append(keras.callbacks.ReduceLROnPlateau("val_loss", factor=0.5, patience=PATIENCE))
-    if output_dir is not None:
-        callbacks.append(keras.callbacks.TensorBoard(Path(output_dir) / "tensorboard", write_graph=False))
-    return [*callbacks, keras.callbacks.EarlyStopping("val_loss", patience=PATIENCE, restore_best_weights=True)]
-
-
-def _class_weight(base_rate):
-    # As scikit-learn's "balanced": each class weighs the same in total, and the mean weight is 1.
-    return {0: 0.5 / (1 - base_rate), 1: 0.5 / base_rate}
-
-
-def _calibrate(run, validation_data):
+def _calibrate(run, validation_data, verbose):
     texts, labels = data.collect(validation_data)
-    probabilities = run.predict(texts)
-    temperature = evaluation.fit_temperature(labels, probabilities)
+    probabilities = run.predict(texts, verbose=verbose)
+    temperature = 1.0
+    if len(labels) >= MIN_CALIBRATION_ROWS:
+        fitted = evaluation.fit_temperature(labels, probabilities)
+        temperature = fitted if TEMPERATURES[0] <= fitted <= TEMPERATURES[1] else 1.0
     calibrated = evaluation.apply_temperature(probabilities, temperature)
     threshold = evaluation.tune_threshold(labels, calibrated, metric=run.recipe.threshold_metric)
-    return Run(
-        run.recipe,
-        run.model,
-        run.preprocessor,
-        temperature=temperature,
-        threshold=threshold,
-        validation=evaluation.evaluate(labels, calibrated, threshold=threshold),
-    )
-
-
-def _check_output_dir(output_dir):
-    path = Path(output_dir)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise ValueError(
-            f"`output_dir` exists and is not an empty folder. Received: '{path}'. Give the run a folder of its own, or "
-            "remove the old one."
-        )
-    # Asked here, before minutes of training, and of the nearest folder that exists; made only when all else is right.
-    parent = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
-    if not os.access(parent, os.W_OK | os.X_OK) or not parent.is_dir():
-        raise ValueError(f"`output_dir` cannot be written: '{parent}' is not a folder that you may write to.")
-
-
-def _make_output_dir(output_dir):
-    try:
-        Path(output_dir).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"`output_dir` cannot be made. Received: '{output_dir}' ({error.strerror}).") from error
+    validation = evaluation.evaluate(labels, calibrated, threshold=threshold)
+    return dataclasses.replace(run, temperature=temperature, threshold=threshold, validation=validation)
