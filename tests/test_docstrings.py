@@ -4,6 +4,8 @@ import doctest
 import importlib
 import inspect
 import pkgutil
+import re
+from pathlib import Path
 
 import keras
 import keras_nlp
@@ -64,6 +66,14 @@ def test_example_runs(test, namespace):
     report = []
     result = doctest.DocTestRunner(verbose=False).run(test, out=report.append)
     assert result.failed == 0, "".join(report)
+
+
+@pytest.mark.checkpoint
+def test_readme_example_runs():
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    assert "@@" not in readme
+    (code,) = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)
+    exec(code.replace('"vader/movies"', '"vader/movies:train[:3%]"'), {})
 
 
 @pytest.mark.parametrize("value", public_objects())

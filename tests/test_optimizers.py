@@ -1,3 +1,5 @@
+from functools import partial
+
 import keras
 import numpy as np
 import pytest
@@ -61,6 +63,26 @@ def test_equals_stock_adamw_when_compiled(compile_arguments):
     compile_arguments = {"run_eagerly": False} | compile_arguments
     ours = train(two_layers(LayerwiseAdamW(1e-2, weight_decay=0.1), **compile_arguments))
     assert distance(ours, train(two_layers(stock(1e-2), **compile_arguments))) <= 1e-7
+
+
+@pytest.mark.parametrize(
+    ("steps_per_execution", "policy", "kwargs"),
+    [(4, "float32", {}), (1, "mixed_bfloat16", {}), (4, "float32", {"gradient_accumulation_steps": 2})],
+    ids=str,
+)
+def test_equals_stock_adamw_in_fit(steps_per_execution, policy, kwargs):
+    def fit(optimizer):
+        keras.config.set_dtype_policy(policy)
+        try:
+            model = two_layers(optimizer, run_eagerly=False, steps_per_execution=steps_per_execution)
+        finally:
+            keras.config.set_dtype_policy("float32")
+        model.fit(*data(), batch_size=4, epochs=2, shuffle=False, verbose=0)
+        return model.get_weights()
+
+    ours, theirs = (fit(optimizer(1e-2, **kwargs)) for optimizer in (partial(LayerwiseAdamW, weight_decay=0.1), stock))
+    assert distance(ours, theirs) <= 1e-7
+    assert distance(ours, two_layers("sgd").get_weights()) > 1e-2
 
 
 @pytest.mark.parametrize("multiplier", [0.1, 0.5, 3.0])

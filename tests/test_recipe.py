@@ -287,6 +287,15 @@ def test_same_seed_gives_the_same_weights_of_the_real_model():
 
 
 @pytest.mark.checkpoint
+def test_naive_set_up_collapses_on_the_real_model(tmp_path):
+    train(Recipe.naive("vader/movies:train[:2134]", epochs=1), tmp_path / "run", verbose=0)
+    texts, labels = data.collect(data.read("vader/movies:test[:400]"))
+    probabilities = load_run(tmp_path / "run").predict(texts)
+    assert probabilities.std() < 0.02, "Keras' default rate no longer destroys BERT: say so in the README"
+    assert evaluation.evaluate(labels, probabilities).accuracy < 0.6
+
+
+@pytest.mark.checkpoint
 def test_real_model_learns_in_60_steps(tmp_path):
     # 60 batches of 32, after a tenth is held out.
     train(Recipe("vader/movies:train[:2134]", epochs=1), tmp_path / "run", verbose=0)

@@ -59,6 +59,8 @@ def demo(quick: bool, compare: bool, as_json: bool) -> None:
             run.model, run.preprocessor, SAVED_MODEL, temperature=run.temperature, threshold=run.threshold
         )
     answers = _ask(version)
+    if np.abs(run.predict(TEXTS) - answers["probability"]).max() > 1e-5:
+        raise RuntimeError(f"{version} answers {answers['probability']}, the run {run.predict(TEXTS).tolist()}.")
     summary = {
         "results": results,
         "answers": dict(zip(TEXTS, answers["probability"], strict=True)),
@@ -84,7 +86,6 @@ def _evaluate(folder, source, as_json):
         "test": evaluation.evaluate(labels, probabilities, threshold=run.threshold).to_dict(),
         # Of the model itself, for a temperature widens or narrows it.
         "spread": float(np.std(uncalibrated)),
-        "answers": {text: float(p) for text, p in zip(TEXTS, run.predict(TEXTS), strict=True)},
         "recipe": dataclasses.asdict(run.recipe),
         **{name: metrics[name] for name in ("first_loss", "last_loss", "label_entropy", "fit_seconds", "train_rows")},
     }
