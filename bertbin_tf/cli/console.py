@@ -31,15 +31,15 @@ def status(message: str) -> contextlib.AbstractContextManager:
 def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence]) -> None:
     """Prints a table on standard output: boxed on a terminal, else as plain aligned lines."""
     rows = [[str(cell) for cell in row] for row in rows]
+    print(title)
     if is_terminal():
-        table = rich.table.Table(*header, title=title, title_justify="left", show_header=any(header))
+        table = rich.table.Table(*header, show_header=any(header))
         for row in rows:
             table.add_row(*(rich.markup.escape(cell) for cell in row))
         rich.console.Console().print(table)
         return
     lines = [list(header), *rows] if any(header) else rows
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
-    print(title)
     for line in lines:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
