@@ -2,6 +2,7 @@ import dataclasses
 import inspect
 import json
 import os
+import random
 import re
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from bertbin_tf import data, evaluation
 from bertbin_tf.optimizers import LayerwiseAdamW
@@ -270,6 +272,19 @@ def hash_in_a_new_process(recipe):
     process = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert process.returncode == 0, process.stderr[-3000:]
     return process.stdout.split()[-1]
+
+
+def test_random_numbers_drawn_while_reading_change_nothing(recipe, eager, monkeypatch):
+    first = train(recipe, verbose=0).model.get_weights()
+    read = data.read
+
+    def read_and_draw(*args, **kwargs):  # as TFDS does when it prepares a set
+        random.random(), np.random.random(), tf.random.uniform(())
+        return read(*args, **kwargs)
+
+    monkeypatch.setattr(data, "read", read_and_draw)
+    for a, b in zip(first, train(recipe, verbose=0).model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.slow

@@ -147,7 +147,6 @@ class _Prepared:
 
 
 def _prepare(recipe, strategy):
-    keras.utils.set_random_seed(recipe.seed)
     tf.config.experimental.enable_op_determinism()
     # Two processes fold constants in different orders and then differ in the last bit.
     tf.config.optimizer.set_experimental_options({"constant_folding": False})
@@ -155,6 +154,8 @@ def _prepare(recipe, strategy):
     train_data, validation_data = _read(recipe)
     base_rate = data.base_rate(train_data)
     preprocessor = load_preprocessor(recipe.preset, recipe.sequence_length)
+    # Not before: what is fetched and prepared the first time draws random numbers, and the second time it does not.
+    keras.utils.set_random_seed(recipe.seed)
     with devices.scope():
         backbone = load_backbone(recipe.preset)
         # Before the data are tokenized, for the message names what is wrong, and TensorFlow's does not.
