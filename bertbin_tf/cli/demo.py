@@ -58,7 +58,8 @@ def demo(quick: bool, compare: bool, as_json: bool) -> None:
         version = export_saved_model(
             run.model, run.preprocessor, SAVED_MODEL, temperature=run.temperature, threshold=run.threshold
         )
-    answers = _ask(version)
+    with console.status("Starting a fresh process ..."):
+        answers = _ask(version)
     if np.abs(run.predict(TEXTS) - answers["probability"]).max() > 1e-5:
         raise RuntimeError(f"{version} answers {answers['probability']}, the run {run.predict(TEXTS).tolist()}.")
     summary = {
