@@ -14,9 +14,9 @@
 # # Fine-tune BERT under a sigmoid, in plain Keras
 #
 # **Claim: a pre-trained BERT under a sigmoid head starts at the base rate of the labels and, at a rate that fits each
-# layer, learns sentiment within a minute.** Everything here is `compile` and `fit`; the pieces from `bertbin_tf` are
-# ordinary Keras objects. In Colab, install the package first (`%pip install` with the address of this repository); on a
-# TPU or several GPUs the strategy below is all that changes.
+# layer, learns sentiment within a minute or two.** Everything here is `compile` and `fit`; the pieces from `bertbin_tf`
+# are ordinary Keras objects. In Colab, install the package first (`%pip install` with the address of this repository).
+# The strategy below takes the devices that are there; on more than one, add `drop_remainder=True` to the batches.
 
 # %%
 import tempfile
