@@ -63,7 +63,10 @@ def import_tensorflow() -> None:
             os.dup2(greetings.fileno(), 2)
             try:
                 import keras_nlp  # noqa: F401
+                import tensorflow as tf
                 import tensorflow_text  # noqa: F401
+
+                tf.get_logger().setLevel("ERROR")  # its warnings are about retracing, which is ours to mend
             except BaseException:
                 greetings.seek(0)
                 real_stderr.write(greetings.read().decode(errors="replace"))

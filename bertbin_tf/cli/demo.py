@@ -78,15 +78,12 @@ def demo(quick: bool, compare: bool, as_json: bool) -> None:
 def _evaluate(folder, source, as_json):
     run = load_run(folder)
     texts, labels = data.collect(data.read(source))
-    uncalibrated = dataclasses.replace(run, temperature=1.0).predict(
-        texts, verbose=int(console.is_terminal() and not as_json)
-    )
-    probabilities = evaluation.apply_temperature(uncalibrated, run.temperature)
+    probabilities = run.predict(texts, verbose=int(console.is_terminal() and not as_json))
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     return {
         "test": evaluation.evaluate(labels, probabilities, threshold=run.threshold).to_dict(),
-        # Of the model itself, for a temperature widens or narrows it.
-        "spread": float(np.std(uncalibrated)),
+        # Of the model itself: the temperature, which widens or narrows it, is taken back.
+        "spread": float(np.std(evaluation.apply_temperature(probabilities, 1 / run.temperature))),
         "recipe": dataclasses.asdict(run.recipe),
         **{name: metrics[name] for name in ("first_loss", "last_loss", "label_entropy", "fit_seconds", "train_rows")},
     }
