@@ -8,6 +8,10 @@ import keras
 # exactly 1 once 1 - p is below 2**-(bits + 1): at a logit of 6.2, 8.3, 17.3 and 37.4.
 SIGNIFICANT_BITS = {"bfloat16": 8, "float16": 11, "float32": 24, "float64": 53}
 
+# What `LogitStatistics` adds up over the rows: weights, positive labels, logits, cross-entropies, saturated logits,
+# squared deviations from the mean of the batch, and degrees of freedom of those.
+SUMS = ("rows", "positives", "logits", "losses", "saturated", "squares", "freedom")
+
 
 def saturation_logit(dtype: str) -> float:
     """Returns the logit from which the sigmoid is exactly 1 in a float dtype, such as 17.3 for `"float32"`.
@@ -30,6 +34,9 @@ class LogitStatistics(keras.metrics.Metric):
 
     Adds three floats to `logs`: `logit_mean`, `logit_spread` (>= 0) and `logit_saturation`, the share in [0, 1] of
     rows whose absolute logit is so large that the sigmoid is exactly 0 or 1 in the dtype of the predictions.
+
+    The sums behind them, which are never averaged, are in the variable `sums`, in the order of `metrics.SUMS`: the
+    difference between two readings tells of the batches between them.
 
     Args:
         threshold: Float > 0, the absolute logit that counts as saturated; larger ones are counted as this. Defaults
@@ -54,10 +61,7 @@ class LogitStatistics(keras.metrics.Metric):
         self.threshold = threshold
         self.from_logits = from_logits
         # Sums only: they stay right when replicas add theirs up.
-        self._rows, self._sum, self._saturated, self._squares, self._freedom = (
-            self.add_variable(shape=(), initializer="zeros", name=name)
-            for name in ("rows", "sum", "saturated", "squares", "freedom")
-        )
+        self.sums = self.add_variable(shape=(len(SUMS),), initializer="zeros", name="sums")
 
     def update_state(self, y_true, y_pred, sample_weight=None):
         y_pred = keras.ops.convert_to_tensor(y_pred)
@@ -70,20 +74,23 @@ class LogitStatistics(keras.metrics.Metric):
         weights = keras.ops.ones_like(logits)
         if sample_weight is not None:
             weights *= keras.ops.cast(keras.ops.reshape(sample_weight, (-1,)), self.dtype)
-        rows = keras.ops.sum(weights)
-        mean = keras.ops.divide_no_nan(keras.ops.sum(weights * logits), rows)
+        positives = keras.ops.cast(keras.ops.reshape(y_true, (-1,)), self.dtype)
         is_saturated = keras.ops.cast(keras.ops.abs(logits) >= threshold, self.dtype)
-        self._rows.assign_add(rows)
-        self._sum.assign_add(rows * mean)
-        self._saturated.assign_add(keras.ops.sum(weights * is_saturated))
-        self._squares.assign_add(keras.ops.sum(weights * keras.ops.square(logits - mean)))
-        self._freedom.assign_add(keras.ops.maximum(rows - 1, 0))
+        losses = keras.ops.softplus(logits) - positives * logits
+        rows, positive, total, loss, saturated = (
+            keras.ops.sum(weights * values) for values in (1.0, positives, logits, losses, is_saturated)
+        )
+        mean = keras.ops.divide_no_nan(total, rows)
+        squares = keras.ops.sum(weights * keras.ops.square(logits - mean))
+        freedom = keras.ops.maximum(rows - 1, 0)
+        self.sums.assign_add(keras.ops.stack([rows, positive, total, loss, saturated, squares, freedom]))
 
     def result(self):
+        rows, _, total, _, saturated, squares, freedom = keras.ops.unstack(self.sums, len(SUMS))
         return {
-            "logit_mean": keras.ops.divide_no_nan(self._sum, self._rows),
-            "logit_spread": keras.ops.sqrt(keras.ops.divide_no_nan(self._squares, self._freedom)),
-            "logit_saturation": keras.ops.divide_no_nan(self._saturated, self._rows),
+            "logit_mean": keras.ops.divide_no_nan(total, rows),
+            "logit_spread": keras.ops.sqrt(keras.ops.divide_no_nan(squares, freedom)),
+            "logit_saturation": keras.ops.divide_no_nan(saturated, rows),
         }
 
     def get_config(self):

@@ -17,7 +17,7 @@ ALLOWED = {
     "models": {"assets", "initializers"},
     "optimizers": set(),
     "metrics": set(),
-    "callbacks": {"optimizers"},
+    "callbacks": {"metrics", "optimizers"},
     "distribute": set(),
     "evaluation": set(),
     "recipe": {"data", "models", "optimizers", "metrics", "callbacks", "distribute", "evaluation"},

@@ -1,53 +1,26 @@
-"""Callbacks that watch saturation and set the rate of each layer while `fit()` runs."""
+"""The rate of each layer by a plan that is made before training."""
 
 import keras
 
 from bertbin_tf.optimizers import LayerwiseAdamW, distance_from_head
 
 
-class SaturationMonitor(keras.callbacks.Callback):
-    """Logs the share of saturated units in each watched layer, after every epoch.
-
-    A `tanh` unit near -1 or 1 passes almost no gradient; a pooler full of them stops learning while the loss
-    still looks healthy. Adds `"saturation/<layer>"`, a float in [0, 1], to `logs`: `History` records it, and
-    callbacks listed after this one see it as they see any metric.
-
-    Args:
-        batch: Dict of int arrays of shape `(batch, length)`, as the model takes them; run once per epoch.
-        layers: Names of layers, at the top or inside the backbone. Defaults to `("pooled_dense",)`.
-        threshold: Float in (0, 1); a unit is saturated where `abs(output) > threshold`. Defaults to `0.99`.
+def layerwise_optimizer(model: keras.Model) -> LayerwiseAdamW:
+    """Returns the `LayerwiseAdamW` that a model was compiled with, built: a callback needs it before the first step.
 
     Raises:
-        ValueError: If `threshold` is out of range or, when training starts, a layer does not exist.
-
-    Example:
-    >>> tokens, labels = next(iter(batches))
-    >>> history = model.fit(batches, callbacks=[SaturationMonitor(tokens)], verbose=0)
-    >>> history.history["saturation/pooled_dense"]  # one value per epoch
-    [0.0]
+        ValueError: If it was compiled with another optimizer.
     """
-
-    def __init__(self, batch, layers=("pooled_dense",), threshold=0.99):
-        super().__init__()
-        if not 0 < threshold < 1:
-            raise ValueError(f"`threshold` must be between 0 and 1, both excluded. Received: threshold={threshold}")
-        self.batch = batch
-        self.layers = tuple(layers)
-        self.threshold = threshold
-
-    def on_train_begin(self, logs=None):
-        found = dict(_named_layers(self.model))
-        for layer in self.layers:
-            if layer not in found:
-                raise ValueError(f"Unknown layer '{layer}'. The model has the layers {', '.join(found)}.")
-        # One model per layer: a layer's input may belong to a nested backbone, which is run on the same batch.
-        self._activations = {layer: keras.Model(*found[layer]) for layer in self.layers}
-
-    def on_epoch_end(self, epoch, logs=None):
-        for layer, activations in self._activations.items():
-            output = keras.ops.abs(keras.ops.cast(activations(self.batch, training=False), "float32"))
-            is_saturated = keras.ops.cast(output > self.threshold, "float32")
-            logs[f"saturation/{layer}"] = float(keras.ops.mean(is_saturated))
+    # Under `mixed_float16` Keras wraps the optimizer to scale the loss.
+    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    if not isinstance(optimizer, LayerwiseAdamW):
+        raise ValueError(
+            "This callback sets the multipliers of a `LayerwiseAdamW`. Compile the model with one. "
+            f"Received: optimizer={optimizer.name}"
+        )
+    with model.distribute_strategy.scope():
+        model.optimizer.build(model.trainable_variables)
+    return optimizer
 
 
 class LayerwiseLearningRateScheduler(keras.callbacks.Callback):
@@ -76,16 +49,7 @@ class LayerwiseLearningRateScheduler(keras.callbacks.Callback):
         self.schedule = schedule
 
     def on_train_begin(self, logs=None):
-        # Under `mixed_float16` Keras wraps the optimizer to scale the loss.
-        self._optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
-        if not isinstance(self._optimizer, LayerwiseAdamW):
-            raise ValueError(
-                "This callback sets the multipliers of a `LayerwiseAdamW`. Compile the model with one. "
-                f"Received: optimizer={self._optimizer.name}"
-            )
-        # The first epoch's multipliers are needed before the first step, which is when Keras would build.
-        with self.model.distribute_strategy.scope():
-            self.model.optimizer.build(self.model.trainable_variables)
+        self._optimizer = layerwise_optimizer(self.model)
 
     def on_epoch_begin(self, epoch, logs=None):
         initial = dict.fromkeys(self._optimizer.multipliers, 1.0) | self._optimizer.initial_multipliers
@@ -130,12 +94,3 @@ def gradual_unfreezing(model: keras.Model, *, epochs_per_block: int = 1) -> Laye
         return {layer: value if distances[layer] <= unfrozen else 0.0 for layer, value in multipliers.items()}
 
     return LayerwiseLearningRateScheduler(schedule)
-
-
-def _named_layers(model):
-    """Yields `(name, (input, output))` of every layer, those of nested models included."""
-    for layer in model.layers:
-        if isinstance(layer, keras.Model):
-            yield from _named_layers(layer)
-        else:
-            yield layer.name, (model.input, layer.output)

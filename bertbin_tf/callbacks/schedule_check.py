@@ -1,0 +1,74 @@
+"""Whether the schedule ends when training does."""
+
+import warnings
+
+import keras
+import numpy as np
+
+from bertbin_tf.optimizers import schedule_of
+
+
+class LearningRateScheduleCheck(keras.callbacks.Callback):
+    """Warns when a learning-rate schedule does not fit the training that really runs.
+
+    A schedule that reaches 0 before the end is the optimizer defect reported most often: the loss simply stops falling.
+    One that is made for a longer training never comes down. The check is made twice: against what `fit` was asked for,
+    before the first step, and against the steps that the first epoch took. `self.warnings` has the messages.
+
+    Example:
+    >>> schedule = keras.optimizers.schedules.PolynomialDecay(1e-4, 2, 0.0)  # 2 steps, where 8 are to come
+    >>> model.compile(LayerwiseAdamW(schedule), "binary_crossentropy")
+    >>> check = LearningRateScheduleCheck()
+    >>> history = model.fit(batches, epochs=2, callbacks=[check], verbose=0)
+    >>> "reaches 0 after 2 of 8 steps" in check.warnings[0]
+    True
+    """
+
+    def on_train_begin(self, logs=None):
+        self.warnings = []
+        self._optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
+        self._schedule = schedule_of(self._optimizer)
+        self._start = self._steps()
+        if self._schedule and self.params.get("steps"):
+            self._check(self.params["steps"] * self.params["epochs"])
+
+    def on_epoch_end(self, epoch, logs=None):
+        steps, planned = self._steps() - self._start, self.params.get("steps")
+        if epoch == 0 and self._schedule and planned is None:
+            self._check(steps * self.params["epochs"])
+        elif epoch == 0 and planned is not None and steps != planned:
+            self._warn(
+                f"The first epoch took {steps} optimizer steps where {planned} were planned. A dataset that does not "
+                "know its cardinality ends each epoch with a step without data: end it with "
+                "`.apply(tf.data.experimental.assert_cardinality(n))`."
+            )
+
+    def _steps(self):
+        # As a schedule is asked: by batches, not by accumulated steps.
+        per_step = self._optimizer.gradient_accumulation_steps or 1
+        return int(keras.ops.convert_to_numpy(self._optimizer.iterations)) * per_step
+
+    def _check(self, num_steps):
+        at = np.unique(np.linspace(0, num_steps, 201).astype(int))[:-1]
+        rates = np.array([float(self._schedule(self._start + int(step))) for step in at])
+        peak = rates.max()
+        moving = np.flatnonzero(rates > 1e-3 * peak)
+        if not peak > 0:
+            return self._warn(f"The learning rate is 0 at each of the {num_steps} steps.")
+        last = int(at[moving[-1] + 1]) if moving[-1] + 1 < len(at) else num_steps
+        if last < 0.95 * num_steps:
+            return self._warn(
+                f"The learning rate reaches 0 after {last} of {num_steps} steps; the rest changes nothing. "
+                "`optimizers.warmup_cosine(learning_rate, batches, epochs)` counts the steps itself."
+            )
+        after = float(self._schedule(self._start + 10 * num_steps))
+        if rates[-1] > 0.5 * peak and after < 0.1 * peak:
+            return self._warn(
+                f"The learning rate ends at {rates[-1] / peak:.0%} of its highest value: the schedule was made for "
+                f"more than these {num_steps}. `optimizers.warmup_cosine(learning_rate, batches, epochs)` counts them."
+            )
+        return None
+
+    def _warn(self, message):
+        self.warnings.append(message)
+        warnings.warn(message, stacklevel=2)

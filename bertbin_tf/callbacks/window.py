@@ -1,0 +1,57 @@
+"""What the answers looked like lately: the batches since one last looked."""
+
+import math
+from typing import NamedTuple
+
+import keras
+import numpy as np
+
+from bertbin_tf.metrics import LogitStatistics
+
+
+class Answers(NamedTuple):
+    """A model's answers to some batches.
+
+    Args:
+        loss: Float, the plain cross-entropy, without class weights, smoothing or focusing.
+        entropy: Float, of the labels: the loss of one constant answer, the best one.
+        spread: Float, the standard deviation of the logits within a batch.
+        saturation: Float in [0, 1], the share of saturated logits.
+    """
+
+    loss: float
+    entropy: float
+    spread: float
+    saturation: float
+
+
+class LogitWindow:
+    """Reads a compiled model's `LogitStatistics` by difference: an epoch's running sums then tell of the last batches.
+
+    Args:
+        model: A compiled `keras.Model`; without a `LogitStatistics` among its metrics there is nothing to read.
+    """
+
+    def __init__(self, model: keras.Model):
+        metrics = [metric for owner in model.metrics for metric in (owner, *getattr(owner, "metrics", ()))]
+        self._metric = next((metric for metric in metrics if isinstance(metric, LogitStatistics)), None)
+        self._before = 0.0
+
+    def read(self) -> Answers | None:
+        """Returns the answers since the last call, or `None` if there were none or nobody counts them."""
+        if self._metric is None:
+            return None
+        sums = keras.ops.convert_to_numpy(self._metric.sums).astype("float64")
+        # Keras begins anew with every epoch.
+        is_continued = sums[0] > np.ravel(self._before)[0]
+        window, self._before = sums - self._before if is_continued else sums, sums
+        rows, positives, _, losses, saturated, squares, freedom = window
+        if not rows > 0:
+            return Answers(math.nan, math.nan, math.nan, math.nan) if math.isnan(rows) else None
+        share = positives / rows
+        entropy = -sum(p * math.log(p) for p in (share, 1 - share) if p > 0)
+        return Answers(losses / rows, entropy, math.sqrt(max(squares, 0) / max(freedom, 1)), saturated / rows)
+
+    def reset(self) -> None:
+        """Counts from 0 again, as the metric does after a reset."""
+        self._before = 0.0

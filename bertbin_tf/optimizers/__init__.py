@@ -1,0 +1,17 @@
+"""AdamW that steps every layer at its own rate, the usual ways to choose those rates, and their schedule."""
+
+from bertbin_tf.optimizers.adamw import LayerwiseAdamW
+from bertbin_tf.optimizers.layers import distance_from_head, head_layers, layerwise_decay
+from bertbin_tf.optimizers.schedules import highest_rate, schedule_of, warmup_cosine
+from bertbin_tf.optimizers.statistics import LayerStatistics
+
+__all__ = [
+    "LayerStatistics",
+    "LayerwiseAdamW",
+    "distance_from_head",
+    "head_layers",
+    "highest_rate",
+    "layerwise_decay",
+    "schedule_of",
+    "warmup_cosine",
+]

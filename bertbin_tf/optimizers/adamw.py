@@ -1,0 +1,277 @@
+"""AdamW that steps every layer at its own rate, bounds its relative step, and measures what it does."""
+
+import os
+
+import keras
+import tensorflow as tf
+
+from bertbin_tf.optimizers.statistics import MIN_WEIGHT_RMS, LayerStatistics
+
+
+@keras.saving.register_keras_serializable(package="bertbin_tf")
+class LayerwiseAdamW(keras.optimizers.AdamW):
+    """AdamW with a learning-rate multiplier for every layer.
+
+    A weight in layer `l` is stepped, and decayed, at the rate `learning_rate * multipliers[l]`. Lower layers of
+    a pretrained encoder hold general features and want smaller rates than the new head. A multiplier of 0
+    freezes a layer but keeps its moments current, so that unfreezing it does not begin with oversized steps.
+    Multipliers are variables: they can change during `fit()`, and a checkpoint restores them.
+
+    A layer is named by the first part of its weights' paths (`"transformer_layer_0"`, `"pooled_dense"`, `"logit"`)
+    that is not common to all of them. Any other part of a path (`"self_attention_layer"`) can be given a multiplier
+    too; the innermost one counts.
+
+    With `max_relative_step`, no step of a layer is larger than this share of its weights, from the very first one on
+    and whatever rate was asked for: `rate <= max_relative_step * rms(weights) / max(1, rms(direction))`. The direction
+    is Adam's, whose elements begin at 1 and are smaller later. It is never counted as smaller than 1, so the bound
+    holds for the few rows of an embedding that a batch touches, too. Weight decay comes on top, at the same rate.
+
+    Two things differ from the stock optimizer on purpose. Gradients of embeddings are made dense first, because Keras
+    squares the rows of a repeated token one by one and steps up to `sqrt(count)` too far. Under `tf.distribute`
+    gradients are clipped after they are summed over the replicas, so that many devices train as one does.
+
+    Args:
+        learning_rate: Float or `LearningRateSchedule`, the rate where the multiplier is 1. Defaults to `2e-5`.
+        multipliers: Dict from layer name to float >= 0. Layers left out get 1. See `layerwise_decay`.
+        weight_decay: Float >= 0. Biases and layer-norm weights are never decayed. Defaults to `0.01`.
+        max_relative_step: Float > 0, the largest step relative to the weights, where weights of an RMS below 0.02
+            count as 0.02; or a dict from layer name to such floats, where layers left out are not bounded. Defaults
+            to `None`: no bound.
+        measure_every: Int >= 1, the steps from one measurement for `statistics` to the next. Defaults to `10`.
+        **kwargs: Passed to `keras.optimizers.AdamW`.
+
+    Raises:
+        ValueError: If a multiplier, a bound or `measure_every` is out of range or, once built, a layer is named that
+            does not exist.
+
+    Example:
+    >>> model.compile(LayerwiseAdamW(2e-5, layerwise_decay(model, 0.9)), "binary_crossentropy")
+    >>> model.optimizer.build(model.trainable_variables)
+    >>> model.optimizer.set_multiplier("token_embedding", 0.0)  # freeze
+
+    Reference: [Howard & Ruder, 2018](https://arxiv.org/abs/1801.06146), section 3.2, for rates by layer;
+        [Shazeer & Stern, 2018](https://arxiv.org/abs/1804.04235), sections 6 and 8, for the bound: Adafactor's update
+        clipping and relative step size, here as an upper limit.
+    """
+
+    def __init__(
+        self,
+        learning_rate=2e-5,
+        multipliers=None,
+        *,
+        weight_decay=0.01,
+        max_relative_step=None,
+        measure_every=10,
+        **kwargs,
+    ):
+        super().__init__(learning_rate=learning_rate, weight_decay=weight_decay, **kwargs)
+        if isinstance(measure_every, bool) or not isinstance(measure_every, int) or measure_every < 1:
+            raise ValueError(f"`measure_every` must be an integer >= 1. Received: measure_every={measure_every!r}")
+        bounds = max_relative_step.items() if isinstance(max_relative_step, dict) else [("all", max_relative_step)]
+        for layer, bound in bounds:
+            if bound is not None and not 0 < bound < float("inf"):
+                raise ValueError(f"`max_relative_step` must be finite and greater than 0. Received: {layer}={bound}")
+        self.max_relative_step = max_relative_step
+        self.measure_every = measure_every
+        self._initial_multipliers = {
+            layer: _check_multiplier(layer, value) for layer, value in (multipliers or {}).items()
+        }
+        # Here and not left to the user, because Keras does not save the exclusion.
+        self.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+
+    def build(self, variables):
+        if self.built:
+            return
+        super().build(variables)
+        bounds = self.max_relative_step if isinstance(self.max_relative_step, dict) else {}
+        mentioned = self._initial_multipliers | bounds
+        layers = _layers_of(variables, mentioned)
+        self._layers = tuple(dict.fromkeys(layers))
+        self._layer_indices = tuple(self._layers.index(layer) for layer in layers)
+        for layer in mentioned:
+            self._check_layer(layer)
+        initial = [self._initial_multipliers.get(layer, 1.0) for layer in self._layers]
+        self._multipliers = self.add_variable(
+            shape=(len(initial),),
+            # Not `assign`: `fit()` builds inside a scope that forgets assignments.
+            initializer=lambda shape, dtype: keras.ops.convert_to_tensor(initial, dtype),
+            name="multipliers",
+            aggregation="only_first_replica",
+        )
+        # Of each layer the norms of its gradient, weights and update, and its rate. One variable a layer, for no way to
+        # assign one row works under every strategy and compiler.
+        self._norms = [
+            self.add_variable(shape=(4,), name=f"norms_{layer}", aggregation="only_first_replica")
+            for layer in self._layers
+        ]
+        self._sizes = [0] * len(self._layers)
+        for variable, layer in zip(variables, self._layer_indices, strict=True):
+            self._sizes[layer] += variable.shape.num_elements() if variable.shape else 1
+
+    @property
+    def initial_multipliers(self) -> dict[str, float]:
+        """The multipliers that the optimizer was made with; those of layers left out are 1 and not listed."""
+        return dict(self._initial_multipliers)
+
+    @property
+    def multipliers(self) -> dict[str, float]:
+        """Dict from every layer's name, in the order of the model, to the multiplier in force now."""
+        self._check_built()
+        return dict(zip(self._layers, keras.ops.convert_to_numpy(self._multipliers).tolist(), strict=True))
+
+    @property
+    def statistics(self) -> dict[str, LayerStatistics]:
+        """Dict from every layer's name to what was last measured of it; all norms are 0 before the first step.
+
+        Steps 0, `measure_every`, 2 * `measure_every` ... are measured, inside the compiled step. With gradient
+        accumulation a step is one that changes the weights.
+        """
+        self._check_built()
+        norms = [keras.ops.convert_to_numpy(norms).tolist() for norms in self._norms]
+        return {
+            layer: LayerStatistics(*measured, size)
+            for layer, measured, size in zip(self._layers, norms, self._sizes, strict=True)
+        }
+
+    def weight_rms(self) -> dict[str, float]:
+        """Returns the root mean square of every layer's weights now, not below that of new ones, 0.02."""
+        self._check_built()
+        members = {layer: [] for layer in self._layers}
+        for variable, layer in zip(self._trainable_variables, self._layer_indices, strict=True):
+            members[self._layers[layer]].append(variable.value)
+        return {
+            layer: max(float(_norm(variables)) / size**0.5, MIN_WEIGHT_RMS)
+            for (layer, variables), size in zip(members.items(), self._sizes, strict=True)
+        }
+
+    def set_multiplier(self, layer: str, value: float) -> None:
+        """Sets the multiplier of one layer, from the next step on; a running `fit()` is not retraced.
+
+        Raises:
+            ValueError: If the optimizer is not built, has no such layer, or `value` is negative or not finite.
+        """
+        self.set_multipliers({layer: value})
+
+    def set_multipliers(self, multipliers: dict[str, float]) -> None:
+        """Sets the multipliers of several layers; as `set_multiplier`, all or none."""
+        self._check_built()
+        checked = self.multipliers
+        for layer, value in multipliers.items():
+            self._check_layer(layer)
+            checked[layer] = _check_multiplier(layer, value)
+        self._multipliers.assign(list(checked.values()))
+
+    def apply(self, grads, trainable_variables=None):
+        grads = [tf.convert_to_tensor(g) if isinstance(g, tf.IndexedSlices) else g for g in grads]
+        super().apply(grads, trainable_variables)
+
+    def get_config(self):
+        return super().get_config() | {
+            "multipliers": self.initial_multipliers,
+            "max_relative_step": self.max_relative_step,
+            "measure_every": self.measure_every,
+        }
+
+    def _distributed_tf_update_step(self, distribution, grads_and_vars, learning_rate):
+        """Steps layer by layer, where Keras goes variable by variable: a bound on a layer needs all of it at once."""
+        layers = {}
+        for gradient, variable in grads_and_vars:
+            layers.setdefault(self._layer_indices[self._get_variable_index(variable)], []).append((gradient, variable))
+        for layer, members in layers.items():
+            grads, variables = zip(*members, strict=True)
+
+            def step(_, grads, learning_rate, layer=layer, variables=variables):
+                self._step_layer(layer, grads, variables, learning_rate)
+
+            # The first variable stands for the devices that the layer is on.
+            distribution.extended.update(variables[0], step, args=(grads, learning_rate), group=False)
+
+    def _step_layer(self, layer, grads, variables, learning_rate):
+        rate = tf.cast(learning_rate, tf.float32) * self._multipliers[layer]
+        updates = [self._update(*member, rate) for member in zip(grads, variables, strict=True)]
+        size = self._sizes[layer]
+        bound = self.max_relative_step
+        if isinstance(bound, dict):
+            bound = bound.get(self._layers[layer])
+        if bound is not None:
+            limit = bound * tf.maximum(_norm(variables) / size**0.5, MIN_WEIGHT_RMS)
+            reach = tf.maximum(rate, _norm(updates) / size**0.5)
+            # Exactly 1 where the bound does not bind: then this is the stock step to the last bit.
+            shrink = tf.minimum(1.0, limit / tf.maximum(reach, 1e-30))
+            rate *= shrink
+            updates = [update * tf.cast(shrink, update.dtype) for update in updates]
+        norms = tf.cond(
+            tf.equal(self.iterations % self.measure_every, 0),
+            lambda: tf.stack([_norm(grads), _norm(variables), _norm(updates), rate]),
+            lambda: tf.convert_to_tensor(self._norms[layer]),
+        )
+        # Outside of the condition, within which assignments fail under MirroredStrategy.
+        self.assign(self._norms[layer], norms)
+        for update, variable in zip(updates, variables, strict=True):
+            if self._use_weight_decay(variable):
+                self.assign_sub(variable, variable * tf.cast(self.weight_decay * rate, variable.dtype))
+            self.assign_sub(variable, update)
+
+    def _update(self, gradient, variable, rate):
+        """Advances the moments and returns what Adam subtracts from the variable, in the stock order of operations."""
+        index = self._get_variable_index(variable)
+        gradient = tf.cast(gradient, variable.dtype)
+        step = tf.cast(self.iterations + 1, variable.dtype)
+        beta_1_power = tf.pow(tf.cast(self.beta_1, variable.dtype), step)
+        beta_2_power = tf.pow(tf.cast(self.beta_2, variable.dtype), step)
+        rate = tf.cast(rate, variable.dtype) * tf.sqrt(1 - beta_2_power) / (1 - beta_1_power)
+        momentum, velocity = self._momentums[index], self._velocities[index]
+        self.assign_add(momentum, (gradient - momentum) * (1 - self.beta_1))
+        self.assign_add(velocity, (tf.square(gradient) - velocity) * (1 - self.beta_2))
+        if self.amsgrad:
+            highest = self._velocity_hats[index]
+            self.assign(highest, tf.maximum(tf.convert_to_tensor(highest), tf.convert_to_tensor(velocity)))
+            velocity = highest
+        return momentum * rate / (tf.sqrt(tf.convert_to_tensor(velocity)) + self.epsilon)
+
+    def _apply_weight_decay(self, variables):
+        """Does nothing: `_step_layer` decays, since only there the layer's own rate is known."""
+
+    def _clip_gradients(self, grads):
+        """Does nothing: each replica would clip its own part. See `_all_reduce_sum_gradients`."""
+        return grads
+
+    def _all_reduce_sum_gradients(self, grads_and_vars):
+        grads, variables = zip(*super()._all_reduce_sum_gradients(grads_and_vars), strict=True)
+        return list(zip(super()._clip_gradients(list(grads)), variables, strict=True))
+
+    def _check_built(self):
+        if not self.built:
+            raise ValueError(
+                f"`{self.name}` has no layers yet. Call `model.optimizer.build(model.trainable_variables)` after "
+                "`compile()`, or give `multipliers` to the constructor."
+            )
+
+    def _check_layer(self, layer):
+        if layer not in self._layers:
+            raise ValueError(
+                f"Unknown layer '{layer}'. This optimizer was built with the layers {', '.join(self._layers)}. Layers "
+                "without trainable weights have no multiplier: freeze before you call `layerwise_decay`."
+            )
+
+
+def _check_multiplier(layer, value):
+    if not 0 <= value < float("inf"):
+        raise ValueError(
+            f"A multiplier must be a finite number >= 0, where 0 freezes the layer. Received: {layer}={value}"
+        )
+    return float(value)
+
+
+def _layers_of(variables, mentioned):
+    """Returns the layer of each variable: the innermost part of its path that was mentioned, or the first own part."""
+    owners = [variable.path.split("/")[:-1] or [variable.path] for variable in variables]
+    # A `Sequential` or subclassed model puts its own name in front of all its layers.
+    shared = min(len(os.path.commonprefix(owners)), *(len(owner) - 1 for owner in owners))
+    named = [[part for part in owner if part in mentioned] for owner in owners]
+    return [names[-1] if names else owner[shared] for names, owner in zip(named, owners, strict=True)]
+
+
+def _norm(tensors):
+    # One pass over each and no copy, unlike a sum of squares.
+    return tf.sqrt(2 * tf.add_n([tf.nn.l2_loss(tf.cast(tensor, tf.float32)) for tensor in tensors]))

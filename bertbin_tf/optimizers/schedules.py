@@ -1,0 +1,90 @@
+"""A schedule that knows how long training takes, because it asked the data."""
+
+import math
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+# Mosbach et al., 2021, https://arxiv.org/abs/2006.04884, section 6
+WARMUP_FRACTION = 0.1
+
+
+def warmup_cosine(
+    learning_rate: float,
+    batches: tf.data.Dataset | int,
+    epochs: int = 1,
+    *,
+    warmup_fraction: float = WARMUP_FRACTION,
+) -> keras.optimizers.schedules.LearningRateSchedule:
+    """Returns a schedule that rises from 0 for a tenth of the training and then falls along a cosine to 0.
+
+    The number of steps comes from the data, as `fit` will count them, and not from a number typed by hand: a schedule
+    that ends too early leaves the rest of the training at a rate of 0, and one that ends too late never comes down.
+    With gradient accumulation it is right too, since Keras asks it by batches.
+    `callbacks.LearningRateScheduleCheck` compares it with what really runs.
+
+    Args:
+        learning_rate: Float > 0, the highest rate.
+        batches: `tf.data.Dataset` of batches of known cardinality, as given to `fit`, or the number of batches.
+        epochs: Int >= 1, as given to `fit`. Defaults to `1`.
+        warmup_fraction: Float in [0, 1), the share of the steps that the rate rises for. Defaults to `0.1`.
+
+    Returns:
+        A `keras.optimizers.schedules.CosineDecay`.
+
+    Raises:
+        ValueError: If an argument is out of range, or the dataset does not know its number of batches or has none.
+
+    Example:
+    >>> schedule = warmup_cosine(1e-4, 100, epochs=2)
+    >>> round(float(schedule(20)), 6), round(float(schedule(200)), 6)
+    (0.0001, 0.0)
+
+    Reference: [Mosbach et al., 2021](https://arxiv.org/abs/2006.04884), section 6, for the warm-up.
+    """
+    if isinstance(batches, tf.data.Dataset):
+        num_batches = int(batches.cardinality())
+        if num_batches < 0:
+            raise ValueError(
+                "`batches` does not know how many batches it has, so no schedule can end with it. End the pipeline "
+                "with `.apply(tf.data.experimental.assert_cardinality(n))`, or give the number of batches per epoch. "
+                f"Received: a dataset of {'infinite' if num_batches == tf.data.INFINITE_CARDINALITY else 'unknown'} "
+                "cardinality"
+            )
+    else:
+        num_batches = batches
+    for name, value in (("batches", num_batches), ("epochs", epochs)):
+        if value < 1:
+            raise ValueError(f"`{name}` must be at least 1. Received: {name}={value}")
+    if not 0 < learning_rate < math.inf or not 0 <= warmup_fraction < 1:
+        raise ValueError(
+            "`learning_rate` must be finite and greater than 0, `warmup_fraction` at least 0 and less than 1. "
+            f"Received: learning_rate={learning_rate}, warmup_fraction={warmup_fraction}"
+        )
+    num_steps = num_batches * epochs
+    warmup_steps = math.ceil(warmup_fraction * num_steps)
+    if not warmup_steps:
+        return keras.optimizers.schedules.CosineDecay(float(learning_rate), num_steps)
+    return keras.optimizers.schedules.CosineDecay(
+        0.0, max(1, num_steps - warmup_steps), warmup_target=float(learning_rate), warmup_steps=warmup_steps
+    )
+
+
+def schedule_of(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.schedules.LearningRateSchedule | None:
+    """Returns an optimizer's schedule, or `None` if its rate is a number that others may set."""
+    rate = optimizer._learning_rate  # Keras has no public way; `tests/test_optimizers.py` guards it
+    return rate if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule) else None
+
+
+def highest_rate(optimizer: keras.optimizers.Optimizer, num_steps: int) -> float:
+    """Returns the highest learning rate of the next steps; without a schedule, the rate now.
+
+    Args:
+        optimizer: A Keras optimizer.
+        num_steps: Int >= 1, how far to look ahead. A schedule is asked at some 200 of these steps.
+    """
+    if (schedule := schedule_of(optimizer)) is None:
+        return float(keras.ops.convert_to_numpy(optimizer.learning_rate))
+    start = int(keras.ops.convert_to_numpy(optimizer.iterations))
+    return max(float(schedule(start + int(step))) for step in np.unique(np.linspace(0, num_steps, 201).astype(int)))
