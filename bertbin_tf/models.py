@@ -7,7 +7,9 @@ from pathlib import Path
 
 import keras
 import keras_nlp
+import numpy as np
 import tensorflow as tf
+from sklearn.linear_model import LogisticRegression
 
 from bertbin_tf import assets
 from bertbin_tf.initializers import LogOdds
@@ -83,6 +85,52 @@ def binary_classifier(
     )(features)
     probability = keras.layers.Activation("sigmoid", dtype="float32", name="probability")(logit)
     return keras.Model(backbone.input, probability, name=name)
+
+
+def fit_head(
+    model: keras.Model,
+    batches: tf.data.Dataset,
+    *,
+    num_rows: int = 1024,
+    class_weight: dict[int, float] | None = None,
+) -> None:
+    """Fits the last dense layer to the features of the untouched model, by logistic regression.
+
+    Fine-tuning then begins with a head that knows what the pre-trained features say, instead of pulling them about while
+    the head is still of no use. It costs one forward pass over some rows. The first loss is then no longer the entropy
+    of the labels but below it.
+
+    Args:
+        model: As `binary_classifier` returns it.
+        batches: `tf.data.Dataset` of `(tokens, labels)`, shuffled.
+        num_rows: Int >= 2, the rows to fit to; as many batches are read as it takes. Defaults to `1024`.
+        class_weight: Dict from label to weight, as for `fit`. Defaults to `None`.
+
+    Raises:
+        ValueError: If the rows read are of one class only.
+
+    Example:
+    >>> fit_head(model, batches)
+
+    Reference: [Kumar et al., 2022](https://arxiv.org/abs/2202.10054), section 4, LP-FT. scikit-learn's
+        `LogisticRegression`, whose default penalty it is, with one constant in all.
+    """
+    logit = model.get_layer("logit")
+    encode_features = keras.Model(model.input, logit.input)
+    features, labels = [], []
+    for tokens, batch_labels in batches:
+        features.append(keras.ops.convert_to_numpy(encode_features(tokens, training=False)).astype("float32"))
+        labels.extend(np.ravel(keras.ops.convert_to_numpy(batch_labels)))
+        if len(labels) >= num_rows:
+            break
+    if len(set(labels)) < 2:
+        raise ValueError(
+            f"The head cannot be fitted to one class. The first {len(labels)} rows all have the label {labels[0]}: "
+            'shuffle them, take more rows, or start at the base rate (head_init="base_rate").'
+        )
+    regression = LogisticRegression(class_weight=class_weight, max_iter=1000)
+    regression.fit(np.concatenate(features), labels)
+    logit.set_weights([regression.coef_.T, regression.intercept_])
 
 
 def load_backbone(preset: str = "minilm", **kwargs) -> keras.Model:

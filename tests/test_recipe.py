@@ -48,7 +48,7 @@ def test_docstring_names_every_field_with_its_default():
         ("train_data", None, "a string that is not empty"),
         ("text", 3, "a string that is not empty, or left out"),
         ("pooling", "max", "one of pooled, cls, mean"),
-        ("optimizer", ["adam"], "one of adamw, adam"),
+        ("optimizer", ["adam"], "one of controlled, adamw, adam"),
         ("learning_rate", 0, "a number, greater than 0"),
         ("learning_rate", float("nan"), "a number, greater than 0"),
         ("learning_rate", float("inf"), "a number, greater than 0"),
@@ -98,6 +98,7 @@ def test_set_ups_of_the_article_differ_where_it_says():
         {"schedule": "plateau", "hidden_dim": 3, "pooling": "mean"},
         {"imbalance": "class_weight"},
         {"imbalance": "focal"},
+        {"optimizer": "adamw", "head_init": "probe"},
     ],
     ids=str,
 )
@@ -111,7 +112,9 @@ def test_every_set_up_trains(recipe, fields, eager):
 def test_class_weights_start_at_one_half_and_leave_the_base_rate_in_the_answers(recipe, tmp_path, eager):
     rows = [f"a good film{number},1" for number in range(10)] + [f"a bad film{number},0" for number in range(90)]
     (tmp_path / "rare.csv").write_text("\n".join(["text,label", *rows]))
-    rare = dataclasses.replace(recipe, train_data=str(tmp_path / "rare.csv"), epochs=1, learning_rate=1e-30)
+    rare = dataclasses.replace(
+        recipe, train_data=str(tmp_path / "rare.csv"), epochs=1, optimizer="adamw", learning_rate=1e-30
+    )
     for imbalance, prior in (("none", 0.1), ("focal", 0.1), ("class_weight", 0.5)):
         model = train(dataclasses.replace(rare, imbalance=imbalance), tmp_path / imbalance, verbose=0).model
         logit = model.get_layer("logit").bias.numpy()[0]
@@ -227,7 +230,7 @@ def test_too_few_rows_to_validate_on_is_an_error(recipe, tmp_path):
 
 
 def test_loss_that_is_not_finite_is_an_error_about_the_rate(recipe, tmp_path, eager):
-    wild = dataclasses.replace(recipe, learning_rate=1e38, schedule="constant")
+    wild = dataclasses.replace(recipe, optimizer="adamw", learning_rate=1e38, schedule="constant")
     with pytest.raises(ValueError, match="Lower the learning rate.*learning_rate=1e"):
         train(wild, tmp_path / "runs" / "wild", verbose=0)
     assert not (tmp_path / "runs").exists()

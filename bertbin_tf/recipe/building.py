@@ -1,20 +1,19 @@
 """From a recipe to a compiled model and the callbacks that go with it."""
 
-import math
 import os
 from pathlib import Path
 
 import keras
 import tensorflow as tf
 
-from bertbin_tf.callbacks import SaturationMonitor
+from bertbin_tf.callbacks import LayerwiseLearningRateController, LearningRateScheduleCheck, SaturationMonitor
+from bertbin_tf.callbacks.controller import BAND, HEAD_BAND
 from bertbin_tf.metrics import LogitStatistics
 from bertbin_tf.models import binary_classifier
-from bertbin_tf.optimizers import LayerwiseAdamW, layerwise_decay
+from bertbin_tf.optimizers import LayerwiseAdamW, distance_from_head, head_layers, layerwise_decay, warmup_cosine
 from bertbin_tf.recipe.fields import Recipe
 
-WARMUP_FRACTION = 0.1  # Mosbach et al., 2021, https://arxiv.org/abs/2006.04884, section 6
-CLIP_NORM = 1.0  # the same
+CLIP_NORM = 1.0  # Mosbach et al., 2021, https://arxiv.org/abs/2006.04884, section 6
 STOPPING_PATIENCE = 2
 PLATEAU_PATIENCE = 1  # below the other, or training would stop at the moment when the rate falls
 # Adam moves a weight by about the rate at each step, and the head's kernel begins at zero: at 50 times 1e-4 it has the
@@ -68,7 +67,7 @@ def build_model(recipe: Recipe, backbone: keras.Model, base_rate: float, num_ste
 def build_callbacks(
     recipe: Recipe, backbone: keras.Model, batch: dict[str, tf.Tensor], output_dir: str | os.PathLike | None
 ) -> list[keras.callbacks.Callback]:
-    """Returns the recipe's callbacks: saturation, plateau, TensorBoard, early stopping.
+    """Returns the recipe's callbacks: saturation, control, plateau, TensorBoard, early stopping.
 
     Args:
         recipe: The `Recipe`.
@@ -76,13 +75,20 @@ def build_callbacks(
         batch: Tokens on which the saturation of the pooler is measured after every epoch.
         output_dir: Folder of the run, for TensorBoard's logs, or `None`.
     """
-    callbacks = [keras.callbacks.TerminateOnNaN()]
+    log_dir = None if output_dir is None else Path(output_dir) / "tensorboard"
+    callbacks = []
     if recipe.pooling == "pooled" and _poolers(backbone):
         callbacks.append(SaturationMonitor(batch))
+    if recipe.optimizer == "controlled":
+        callbacks.append(LayerwiseLearningRateController(log_dir=log_dir and log_dir / "layers"))
+    else:
+        callbacks.append(keras.callbacks.TerminateOnNaN())  # the controller restores instead
+    if recipe.schedule == "cosine":
+        callbacks.append(LearningRateScheduleCheck())
     if recipe.schedule == "plateau":
         callbacks.append(keras.callbacks.ReduceLROnPlateau("val_loss", factor=0.5, patience=PLATEAU_PATIENCE))
-    if output_dir is not None:
-        callbacks.append(keras.callbacks.TensorBoard(Path(output_dir) / "tensorboard", write_graph=False))
+    if log_dir is not None:
+        callbacks.append(keras.callbacks.TensorBoard(log_dir, write_graph=False))
     stopping = keras.callbacks.EarlyStopping("val_loss", patience=STOPPING_PATIENCE, restore_best_weights=True)
     return [*callbacks, stopping]
 
@@ -90,16 +96,16 @@ def build_callbacks(
 def _build_optimizer(recipe, model, num_steps):
     rate = float(recipe.learning_rate)
     if recipe.schedule == "cosine":
-        warmup_steps = math.ceil(WARMUP_FRACTION * num_steps)
-        rate = keras.optimizers.schedules.CosineDecay(
-            0.0, max(1, num_steps - warmup_steps), warmup_target=rate, warmup_steps=warmup_steps
-        )
+        rate = warmup_cosine(rate, num_steps)
     if recipe.optimizer == "adam":
         return keras.optimizers.Adam(rate)
     multipliers = layerwise_decay(model, recipe.layer_decay) if recipe.layer_decay < 1 else {}
-    if recipe.head_init == "base_rate":
+    if recipe.head_init != "keras":
         multipliers["logit"] = HEAD_MULTIPLIER
-    return LayerwiseAdamW(rate, multipliers, global_clipnorm=CLIP_NORM)
+    bounds = None
+    if recipe.optimizer == "controlled":
+        bounds = dict.fromkeys(distance_from_head(model), BAND[1]) | dict.fromkeys(head_layers(model), HEAD_BAND[1])
+    return LayerwiseAdamW(rate, multipliers, global_clipnorm=CLIP_NORM, max_relative_step=bounds)
 
 
 def _poolers(backbone):

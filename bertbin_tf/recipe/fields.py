@@ -30,11 +30,13 @@ class Recipe:
         sequence_length: Int >= 3, texts are cut to so many tokens. Defaults to `128`.
         pooling: `"pooled"`, `"cls"` or `"mean"`. Defaults to `"pooled"`.
         hidden_dim: Int >= 1, the width of a hidden layer in the head. Defaults to `None`: no such layer.
-        head_init: `"base_rate"` starts the head at the base rate; `"keras"` at Keras' own random weights and a bias
-            of 0. Defaults to `"base_rate"`.
-        optimizer: `"adamw"`, layer by layer, with a global clip of 1.0, or Keras' plain `"adam"`, which knows neither
-            clip nor `layer_decay`. Defaults to `"adamw"`.
-        learning_rate: Float > 0, the highest rate of the topmost encoder layer. Defaults to `1e-4`.
+        head_init: `"base_rate"` starts the head at the base rate; `"probe"` fits it to the untouched encoder first;
+            `"keras"` takes Keras' own random weights and a bias of 0. Defaults to `"base_rate"`.
+        optimizer: `"controlled"` is AdamW layer by layer, each step bounded, the rates set by
+            `LayerwiseLearningRateController`; `"adamw"` takes the rates as they are asked for; both have a global
+            clip of 1.0. `"adam"` is Keras' plain one, without clip and `layer_decay`. Defaults to `"controlled"`.
+        learning_rate: Float > 0, the highest rate of the topmost encoder layer; `"controlled"` corrects it layer by
+            layer where it would not train. Defaults to `1e-4`.
         schedule: `"cosine"` warms up over the first tenth of the steps and decays to 0; `"plateau"` halves the rate
             after an epoch without a lower validation loss; `"constant"`. Defaults to `"cosine"`.
         layer_decay: Float in (0, 1], the factor of the rate from each block to the one below. Defaults to `0.9`.
@@ -64,8 +66,10 @@ class Recipe:
     sequence_length: int = _field(128, "texts are cut to so many tokens", minimum=3)
     pooling: str = _field("pooled", "how token features become one", choices=("pooled", "cls", "mean"))
     hidden_dim: int | None = _field(None, "width of a hidden layer in the head (default: none)", minimum=1)
-    head_init: str = _field("base_rate", "where the head starts", choices=("base_rate", "keras"))
-    optimizer: str = _field("adamw", "adamw goes layer by layer", choices=("adamw", "adam"))
+    head_init: str = _field("base_rate", "where the head starts", choices=("base_rate", "probe", "keras"))
+    optimizer: str = _field(
+        "controlled", "controlled sets each layer's rate itself", choices=("controlled", "adamw", "adam")
+    )
     learning_rate: float = _field(1e-4, "highest learning rate of the topmost encoder layer", above=0)
     schedule: str = _field("cosine", "how the rate changes", choices=("cosine", "plateau", "constant"))
     layer_decay: float = _field(0.9, "factor of the rate from block to block downwards", above=0, maximum=1)
@@ -122,7 +126,7 @@ class Recipe:
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
 
 
-_PLAIN = {"learning_rate": 5e-5, "schedule": "constant", "layer_decay": 1.0, "head_init": "keras"}
+_PLAIN = {"optimizer": "adamw", "learning_rate": 5e-5, "schedule": "constant", "layer_decay": 1.0, "head_init": "keras"}
 
 
 def field_type(field: dataclasses.Field) -> type:

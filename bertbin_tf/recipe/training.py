@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from bertbin_tf import data, distribute, evaluation
-from bertbin_tf.models import check_preprocessor, load_backbone, load_preprocessor
+from bertbin_tf.models import check_preprocessor, fit_head, load_backbone, load_preprocessor
 from bertbin_tf.recipe.building import build_callbacks, build_model, class_weight_of, prior_of
 from bertbin_tf.recipe.fields import Recipe
 from bertbin_tf.recipe.runs import Run, data_facts, load_history, output_folder, save_run
@@ -64,13 +64,16 @@ def train(
         made = _prepare(recipe, strategy)
         # A bar where Keras shows bars; a line for each of these passes would say too much.
         bar = verbose if verbose in ("auto", 1) else 0
+        if recipe.head_init == "probe":
+            fit_head(made.model, made.batches, class_weight=class_weight_of(recipe, made.base_rate))
         first_loss = _log_loss(made, bar)
         fit_started = time.perf_counter()
+        callbacks = build_callbacks(recipe, made.backbone, next(iter(made.validation_batches))[0], output_dir)
         history = made.model.fit(
             made.batches,
             validation_data=made.validation_batches,
             epochs=recipe.epochs,
-            callbacks=build_callbacks(recipe, made.backbone, next(iter(made.validation_batches))[0], output_dir),
+            callbacks=callbacks,
             class_weight=class_weight_of(recipe, made.base_rate),
             shuffle=False,  # `batches` are, and Keras warns that it does not shuffle a dataset
             verbose=verbose,
@@ -94,6 +97,10 @@ def train(
                 "last_loss": last_loss,
                 "steps": int(keras.ops.convert_to_numpy(made.model.optimizer.iterations)),
                 "fit_seconds": fit_seconds,
+                # What `LayerwiseLearningRateController` saw and did, a line each.
+                "interventions": [
+                    str(line) for callback in callbacks for line in getattr(callback, "interventions", [])
+                ],
                 "seconds": time.perf_counter() - started,
             }
             facts = {
