@@ -3,8 +3,8 @@
     python benchmarks/robustness.py rates few_rows imbalance cost backbones
 
 Each run is a line in `results/robustness.jsonl` and is not run again; without a section only the tables are printed and
-the plot is drawn. Runs go seed by seed, so that what is there after a part of the time is comparable. 150 steps take about
-a minute and a half on two CPU cores; all sections together several hours.
+the plot is drawn. Runs go seed by seed, so that what is there after a part of the time is comparable. 150 steps take
+about a minute and a half on two CPU cores; all sections together several hours.
 """
 
 import argparse
@@ -156,23 +156,15 @@ def rates(keep):
     # Ours and the strong recipe first: the claim is about these two.
     for seed, dataset, rate, method in itertools.product(range(3), ("movies", "tweets"), RATES, METHODS[::-1]):
         run = {"section": "rates", "dataset": dataset, "method": method, "rate": rate, "seed": seed}
-        keep(
-            run,
-            lambda run=run, dataset=dataset: train_and_measure(run, load_backbone, *rows(dataset), dataset, NUM_STEPS),
-        )
+        keep(run, functools.partial(fit_and_measure, run, load_backbone))
 
 
 def few_rows(keep):
     """2: 300 training rows, 15 seeds, each method at its own default rate."""
     num_steps = -(-FEW_ROWS // BATCH_SIZE) * FEW_EPOCHS
     for seed, method in itertools.product(range(FEW_SEEDS), METHODS[::-1]):
-        run = {
-            "section": "few_rows",
-            "dataset": "movies",
-            "method": method,
-            "rate": DEFAULT_RATES[method],
-            "seed": seed,
-        }
+        rate = DEFAULT_RATES[method]
+        run = {"section": "few_rows", "dataset": "movies", "method": method, "rate": rate, "seed": seed}
 
         def measure(run=run, seed=seed):
             texts, labels = rows("movies")

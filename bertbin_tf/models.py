@@ -97,8 +97,8 @@ def fit_head(
     """Fits the last dense layer to the features of the untouched model, by logistic regression.
 
     Fine-tuning then begins with a head that knows what the pre-trained features say, instead of pulling them about
-    while the head is still of no use. It costs one forward pass over some rows. The first loss is then no longer the entropy
-    of the labels but below it.
+    while the head is still of no use. It costs one forward pass over some rows. The first loss is then no longer the
+    entropy of the labels but below it.
 
     Args:
         model: As `binary_classifier` returns it.

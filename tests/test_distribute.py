@@ -54,7 +54,7 @@ COMPARE_STEPS = textwrap.dedent(
     """
     sys.path.insert(0, sys.argv[1])
     from conftest import build_tiny_backbone
-    from bertbin_tf.callbacks import LayerwiseLearningRateScheduler
+    from bertbin_tf.callbacks import LayerwiseLearningRateController, LayerwiseLearningRateScheduler
     from bertbin_tf.distribute import strategy
     from bertbin_tf.metrics import LogitStatistics
     from bertbin_tf.models import binary_classifier
@@ -67,11 +67,18 @@ COMPARE_STEPS = textwrap.dedent(
     def train(name):
         with strategy(name).scope():
             model = binary_classifier(build_tiny_backbone(dropout=0.0), dropout=0.0)
-            optimizer = LayerwiseAdamW(1e-2, layerwise_decay(model, 0.5), global_clipnorm=0.1)
+            decay = layerwise_decay(model, 0.5)
+            optimizer = LayerwiseAdamW(
+                1e-2, decay, global_clipnorm=0.1, max_relative_step={"transformer_layer_0": 1e-3}, measure_every=2
+            )
             model.compile(optimizer, "binary_crossentropy", metrics=[LogitStatistics()])
         data = tf.data.Dataset.from_tensor_slices((batch, labels)).batch(8)
         schedule = LayerwiseLearningRateScheduler(lambda epoch, multipliers: {"logit": 1.0 + epoch})
-        history = model.fit(data, epochs=2, callbacks=[schedule], verbose=0).history
+        controller = LayerwiseLearningRateController(band=(1e-4, 1e-2), head_band=(1e-4, 1.0), every=2)
+        history = model.fit(data, epochs=2, callbacks=[schedule, controller], verbose=0).history
+        history["multipliers"] = list(optimizer.multipliers.values())
+        history["norms"] = [list(layer) for layer in optimizer.statistics.values()]
+        history["lines"] = list(map(str, controller.interventions))
         return model.get_weights(), history, strategy(name).num_replicas_in_sync
 
     one, history, _ = train("one_device")
@@ -82,6 +89,9 @@ COMPARE_STEPS = textwrap.dedent(
         "moved": max(float(np.abs(a - b).max()) for a, b in zip(one, build_tiny_backbone().get_weights())),
         "loss": [history["loss"][-1], mirrored["loss"][-1]],
         "rate": [history["learning_rate/logit"], mirrored["learning_rate/logit"]],
+        "multipliers": [history["multipliers"], mirrored["multipliers"]],
+        "norms": [history["norms"], mirrored["norms"]],
+        "lines": [history["lines"], mirrored["lines"]],
         "logit_mean": [history["logit_mean"][-1], mirrored["logit_mean"][-1]],
     }))
     """
@@ -125,7 +135,10 @@ def test_two_devices_train_as_one_does(request):
     assert result["replicas"] == 2
     assert result["moved"] > 1e-2
     assert result["distance"] < 1e-5
-    np.testing.assert_allclose(result["rate"], [[0.01, 0.02]] * 2, rtol=1e-6)
+    np.testing.assert_allclose(result["rate"][0], result["rate"][1], rtol=1e-6)
+    np.testing.assert_allclose(*result["multipliers"], rtol=1e-5)
+    np.testing.assert_allclose(*result["norms"], rtol=1e-3, atol=1e-6)
+    assert result["lines"][0] == result["lines"][1] != []
     assert result["loss"][0] == pytest.approx(result["loss"][1], abs=1e-5)
     assert result["logit_mean"][0] == pytest.approx(result["logit_mean"][1], abs=1e-5)
 

@@ -6,7 +6,16 @@ import pytest
 import tensorflow as tf
 from conftest import build_tiny_backbone
 
-from bertbin_tf.optimizers import LayerwiseAdamW, distance_from_head, layerwise_decay
+from bertbin_tf.models import binary_classifier
+from bertbin_tf.optimizers import (
+    LayerwiseAdamW,
+    distance_from_head,
+    head_layers,
+    highest_rate,
+    layerwise_decay,
+    schedule_of,
+    warmup_cosine,
+)
 
 
 def two_layers(optimizer, **kwargs):
@@ -256,3 +265,137 @@ def test_decay_rate_out_of_range_is_refused(tiny_backbone, rate):
 def test_model_without_blocks_is_an_error_that_lists_its_layers():
     with pytest.raises(ValueError, match="body, head"):
         layerwise_decay(two_layers("sgd"))
+
+
+def stepped(gradients, weights, **kwargs):
+    """Applies one gradient after another to one dense kernel and returns its values after each."""
+    layer = keras.layers.Dense(1, use_bias=False, name="layer")
+    layer.build((None, len(weights)))
+    layer.set_weights([np.array(weights, "float32")[:, None]])
+    optimizer = LayerwiseAdamW(weight_decay=0.0, measure_every=1, **kwargs)
+    seen = []
+    for gradient in gradients:
+        optimizer.apply([tf.constant(gradient, tf.float32)[:, None]], layer.trainable_variables)
+        seen.append(layer.get_weights()[0][:, 0])
+    return seen, optimizer
+
+
+def test_bound_by_hand_over_three_steps():
+    # Equal gradients: Adam's direction is the sign in every step, so each weight moves by the rate, which the bound
+    # sets to a hundredth of the RMS of (3, 4), of what is left of it after one step, and of that after two.
+    seen, _ = stepped([[1.0, 1.0]] * 3, [3.0, 4.0], learning_rate=1.0, max_relative_step=0.01)
+    weights = np.array([3.0, 4.0])
+    for after in seen:
+        weights = weights - 0.01 * np.sqrt(np.mean(weights**2))
+        np.testing.assert_allclose(after, weights, rtol=1e-5)
+
+
+def test_bound_holds_however_the_gradients_jump():
+    gradients = np.random.default_rng(0).normal(size=(50, 4)) ** 9 * 1e4
+    seen, optimizer = stepped(gradients, [1.0, -2.0, 0.5, 0.1], learning_rate=0.3, max_relative_step=0.02)
+    before = np.array([1.0, -2.0, 0.5, 0.1])
+    for after in seen:
+        assert np.linalg.norm(after - before) <= 0.02 * np.linalg.norm(before) * (1 + 1e-5)
+        before = after
+    assert optimizer.statistics["layer"].learning_rate < 0.3
+
+
+def test_weights_near_zero_are_measured_against_new_ones():
+    seen, _ = stepped([[1.0, -1.0]], [0.0, 0.0], learning_rate=1.0, max_relative_step=0.1)
+    np.testing.assert_allclose(seen[0], [-0.002, 0.002], rtol=1e-5)  # a tenth of 0.02
+
+
+def test_bound_that_does_not_bind_changes_no_bit():
+    ours = train(two_layers(LayerwiseAdamW(1e-3, weight_decay=0.1, max_relative_step={"body": 0.5})))
+    assert distance(ours, train(two_layers(stock(1e-3)))) <= 1e-7
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "steps"),
+    [({}, 1), ({"gradient_accumulation_steps": 2}, 2), ({"use_ema": True}, 1), ({"clipnorm": 0.01}, 1)],
+    ids=str,
+)
+def test_measured_norms_are_those_of_numpy(kwargs, steps):
+    model = two_layers(LayerwiseAdamW(1e-2, {"head": 0.5}, weight_decay=0.0, **kwargs))
+    before = model.get_weights()
+    after = train(model, steps=steps)
+    body, head = model.optimizer.statistics.values()
+
+    def norm(arrays):
+        return np.sqrt(sum(np.sum(array.astype("float64") ** 2) for array in arrays))
+
+    np.testing.assert_allclose(body.weight_norm, norm(before[:2]), rtol=1e-5)
+    np.testing.assert_allclose(
+        body.update_norm, norm(a - b for a, b in zip(after[:2], before[:2], strict=True)), rtol=1e-3
+    )
+    np.testing.assert_allclose(
+        head.update_norm, norm(a - b for a, b in zip(after[2:], before[2:], strict=True)), rtol=1e-3
+    )
+    np.testing.assert_allclose([body.learning_rate, head.learning_rate], [1e-2, 5e-3], rtol=1e-6)
+    assert (body.size, head.size) == (16, 5)
+    assert 0 < body.gradient_norm <= (0.011 * np.sqrt(2) if kwargs.get("clipnorm") else 10)
+    np.testing.assert_allclose(body.relative_step, body.update_norm / body.weight_norm, rtol=1e-5)
+
+
+@pytest.mark.parametrize("compile_arguments", [{"jit_compile": True}, {"steps_per_execution": 4}], ids=str)
+def test_measures_every_so_many_steps_when_compiled(compile_arguments):
+    model = two_layers(
+        LayerwiseAdamW(1e-2, measure_every=5, max_relative_step=0.01), run_eagerly=False, **compile_arguments
+    )
+    model.fit(*data(64), batch_size=8, shuffle=False, verbose=0)  # 8 steps: 0 and 5 are measured
+    eager = two_layers(LayerwiseAdamW(1e-2, measure_every=1, max_relative_step=0.01))
+    eager.fit(*data(64)[:1], data(64)[1], batch_size=8, epochs=1, steps_per_epoch=6, shuffle=False, verbose=0)
+    for ours, theirs in zip(model.optimizer.statistics.values(), eager.optimizer.statistics.values(), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"max_relative_step": 0}, "max_relative_step.*all=0"),
+        ({"max_relative_step": {"body": float("nan")}}, "body=nan"),
+        ({"measure_every": 0}, "measure_every=0"),
+        ({"measure_every": 2.0}, "measure_every=2.0"),
+    ],
+)
+def test_bad_bound_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        LayerwiseAdamW(**arguments)
+
+
+def test_bound_of_an_unknown_layer_is_refused():
+    with pytest.raises(ValueError, match="Unknown layer 'pooler'.*layers body, head"):
+        two_layers(LayerwiseAdamW(max_relative_step={"pooler": 0.5})).train_on_batch(*data())
+
+
+def test_head_is_what_pre_training_did_not_fill(tiny_backbone):
+    assert head_layers(binary_classifier(tiny_backbone, hidden_dim=3)) == ["hidden", "logit"]
+    flat = keras.Model(tiny_backbone.input, keras.layers.Dense(1, name="out")(tiny_backbone.output["pooled_output"]))
+    assert head_layers(flat) == ["out"]
+
+
+def test_schedule_takes_its_length_from_the_data():
+    batches = tf.data.Dataset.range(40).batch(4)
+    schedule = warmup_cosine(1e-3, batches, epochs=5)
+    rates = [float(schedule(step)) for step in (0, 5, 50)]
+    np.testing.assert_allclose(rates, [0, 1e-3, 0], atol=1e-9)
+    np.testing.assert_allclose(float(warmup_cosine(1e-3, 10, warmup_fraction=0)(0)), 1e-3)
+    assert highest_rate(keras.optimizers.Adam(schedule), 50) == pytest.approx(1e-3, rel=1e-3)
+    assert highest_rate(keras.optimizers.Adam(0.25), 50) == 0.25
+    assert schedule_of(keras.optimizers.Adam(schedule)) is schedule
+    assert schedule_of(keras.optimizers.Adam(0.25)) is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((1e-3, tf.data.Dataset.range(9).filter(lambda i: i > 1)), "assert_cardinality.*unknown"),
+        ((1e-3, tf.data.Dataset.range(9).repeat()), "infinite"),
+        ((1e-3, 0), "batches=0"),
+        ((1e-3, 5, 0), "epochs=0"),
+        ((0.0, 5), "learning_rate=0"),
+    ],
+)
+def test_schedule_without_an_end_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        warmup_cosine(*arguments)

@@ -33,15 +33,17 @@ class LogitWindow:
     """
 
     def __init__(self, model: keras.Model):
-        metrics = [metric for owner in model.metrics for metric in (owner, *getattr(owner, "metrics", ()))]
-        self._metric = next((metric for metric in metrics if isinstance(metric, LogitStatistics)), None)
+        self._model = model
         self._before = 0.0
 
     def read(self) -> Answers | None:
         """Returns the answers since the last call, or `None` if there were none or nobody counts them."""
-        if self._metric is None:
+        # Not found before the first step, in which Keras builds the metrics that the model was compiled with.
+        metrics = [metric for owner in self._model.metrics for metric in (owner, *getattr(owner, "metrics", ()))]
+        metric = next((metric for metric in metrics if isinstance(metric, LogitStatistics)), None)
+        if metric is None:
             return None
-        sums = keras.ops.convert_to_numpy(self._metric.sums).astype("float64")
+        sums = keras.ops.convert_to_numpy(metric.sums).astype("float64")
         # Keras begins anew with every epoch.
         is_continued = sums[0] > np.ravel(self._before)[0]
         window, self._before = sums - self._before if is_continued else sums, sums

@@ -1,0 +1,236 @@
+import keras
+import numpy as np
+import pytest
+from conftest import build_tiny_backbone
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from bertbin_tf.callbacks import LayerwiseLearningRateController, LearningRateScheduleCheck, SaturationMonitor
+from bertbin_tf.metrics import LogitStatistics
+from bertbin_tf.models import binary_classifier
+from bertbin_tf.optimizers import LayerwiseAdamW, layerwise_decay, warmup_cosine
+
+ANYTHING = {"band": (1e-9, 1e9), "head_band": (1e-9, 1e9)}
+
+
+@pytest.fixture
+def tiny_backbone():
+    return build_tiny_backbone(dropout=0.0)
+
+
+@pytest.fixture
+def batch(tiny_preprocessor, tiny_reviews):
+    texts, labels = tiny_reviews
+    return tiny_preprocessor(texts[:64]), np.array(labels[:64])
+
+
+def compiled(backbone, optimizer, metrics=True, **kwargs):
+    keras.utils.set_random_seed(0)
+    model = binary_classifier(backbone, dropout=0.0)
+    statistics = [LogitStatistics()] if metrics else []
+    model.compile(optimizer, "binary_crossentropy", metrics=statistics, **({"run_eagerly": True} | kwargs))
+    return model
+
+
+def fit(model, batch, *callbacks, epochs=5):
+    """Eight steps an epoch."""
+    return model.fit(*batch, batch_size=8, epochs=epochs, shuffle=False, callbacks=list(callbacks), verbose=0).history
+
+
+def planted(model, step, plant):
+    """A callback that does something to the model after one step."""
+
+    def act(batch, logs):
+        if int(model.optimizer.iterations) == step and not planted_at:
+            planted_at.append(step)
+            plant()
+
+    planted_at = []
+    return keras.callbacks.LambdaCallback(on_train_batch_end=act)
+
+
+def test_healthy_run_is_left_alone(tiny_backbone, batch):
+    controller = LayerwiseLearningRateController(**ANYTHING, every=4)
+    model = compiled(tiny_backbone, LayerwiseAdamW(3e-2))
+    start = model.get_weights()
+    history = fit(model, batch, controller)
+    assert history["loss"][-1] < 0.1
+    assert controller.interventions == [] and history["interventions"] == [0] * 5
+    watched = model.get_weights()
+    alone = compiled(tiny_backbone, LayerwiseAdamW(3e-2))
+    alone.set_weights(start)
+    fit(alone, batch)
+    assert all(np.array_equal(a, b) for a, b in zip(watched, alone.get_weights(), strict=True))
+
+
+@pytest.mark.parametrize("rate", [1e-6, 1e-2, 10.0, 1e20])
+def test_any_rate_asked_for_begins_inside_the_band(tiny_backbone, batch, rate):
+    model = compiled(tiny_backbone, None)
+    optimizer = LayerwiseAdamW(warmup_cosine(rate, 8), layerwise_decay(model, 0.5) | {"segment_embedding": 0.0})
+    model.compile(optimizer, "binary_crossentropy", metrics=[LogitStatistics()], run_eagerly=True)
+    controller = LayerwiseLearningRateController(band=(1e-3, 2e-3), head_band=(0.1, 0.2), every=100)
+    optimizer.build(model.trainable_variables)
+    weights = optimizer.weight_rms()
+    fit(model, batch, controller, epochs=1)
+    relative = {layer: rate * value / weights[layer] for layer, value in optimizer.multipliers.items()}
+    edge, head_edge = (1e-3, 0.1) if rate < 1 and rate < 1e-3 else (2e-3, 0.2)
+    assert relative.pop("segment_embedding") == 0  # frozen stays frozen
+    if rate != 1e-2:
+        np.testing.assert_allclose(relative["logit"], head_edge, rtol=1e-3)
+        np.testing.assert_allclose(relative["pooled_dense"], edge, rtol=1e-3)
+        np.testing.assert_allclose(relative["transformer_layer_1"], edge / 2, rtol=1e-3)
+        assert [intervention.step for intervention in controller.interventions] == [0]
+    assert all(0 < value <= 0.2 * (1 + 1e-3) for value in relative.values())
+    assert all(np.isfinite(weight).all() for weight in model.get_weights())
+
+
+def test_collapse_restores_the_last_good_state_and_slows_the_fastest(tiny_backbone, batch):
+    model = compiled(tiny_backbone, LayerwiseAdamW(3e-2, measure_every=4))
+    head = model.get_layer("logit")
+    controller = LayerwiseLearningRateController(**ANYTHING, every=4)
+    kept = {}
+
+    def remember():
+        kept["head"] = head.get_weights()[0].copy()
+
+    def flatten():
+        head.set_weights([np.zeros_like(weight) for weight in head.get_weights()])
+        model.optimizer.set_multiplier("logit", 1e-12)  # or the head would be back before the next look
+
+    # States are kept every five looks: that of step 20.
+    watch = [planted(model, 20, remember), planted(model, 28, flatten), controller]
+    history = fit(model, batch, *watch, epochs=4)
+    (intervention,) = controller.interventions
+    assert intervention.step == 32 and "the spread of the logits fell from" in intervention.seen
+    assert "restored the weights and the optimizer of step 20 and halved the rates of" in intervention.done
+    assert sum(history["interventions"]) == 1
+    assert min(model.optimizer.multipliers.values()) < 1
+    np.testing.assert_array_equal(head.get_weights()[0], kept["head"])
+
+
+def test_loss_that_is_not_finite_is_taken_back(tiny_backbone, batch):
+    model = compiled(tiny_backbone, LayerwiseAdamW(1e-2))
+    head = model.get_layer("logit")
+    explode = planted(model, 10, lambda: head.set_weights([weight * np.nan for weight in head.get_weights()]))
+    controller = LayerwiseLearningRateController(**ANYTHING, every=4)
+    history = fit(model, batch, explode, controller, epochs=4)
+    assert controller.interventions[0].seen == "the loss is not finite"
+    assert len(controller.interventions) == 1
+    assert np.isfinite(history["loss"][-1])
+    assert all(np.isfinite(weight).all() for weight in model.get_weights())
+
+
+def test_gives_up_when_restoring_does_not_help(tiny_backbone, batch):
+    labels = np.full(64, np.nan, "float32")
+    model = compiled(tiny_backbone, LayerwiseAdamW(1e-2))
+    controller = LayerwiseLearningRateController(**ANYTHING, every=2)
+    fit(model, (batch[0], labels), controller, epochs=4)
+    assert [line.done.startswith("restored") for line in controller.interventions] == [True] * 4 + [False]
+    assert "gave up" in controller.interventions[-1].done
+
+
+def test_layer_that_moves_too_fast_is_slowed(tiny_backbone, batch):
+    model = compiled(tiny_backbone, LayerwiseAdamW(1e-2, measure_every=1))
+    fit(model, batch, epochs=1)  # so that the band is not applied beforehand
+    controller = LayerwiseLearningRateController(band=(1e-9, 1e-4), head_band=(1e-9, 1e9), every=2)
+    fit(model, batch, controller, epochs=3)
+    assert "of their weights in a step" in controller.interventions[0].seen
+    multipliers = model.optimizer.multipliers
+    assert multipliers["transformer_layer_0"] < 0.1 and multipliers["logit"] == 1
+    assert model.optimizer.statistics["transformer_layer_0"].relative_step < 2e-4
+
+
+def test_layer_that_hardly_moves_is_raised_to_the_edge_of_the_band(tiny_backbone, batch):
+    # So large an epsilon makes Adam's direction small everywhere.
+    model = compiled(tiny_backbone, LayerwiseAdamW(1e-3, measure_every=1, epsilon=1e4))
+    controller = LayerwiseLearningRateController(band=(1e-9, 1.0), head_band=(1e-9, 1.0), every=2)
+    fit(model, batch, controller, epochs=4)
+    assert "only" in controller.interventions[0].seen
+    rms = model.optimizer.weight_rms()
+    for layer, multiplier in model.optimizer.multipliers.items():
+        assert 1e-3 * multiplier / rms[layer] <= 1.01
+    assert model.optimizer.multipliers["logit"] > 1
+
+
+def test_saturated_pooler_is_slowed(tiny_backbone, batch):
+    model = compiled(tiny_backbone, LayerwiseAdamW(1e-6))
+    pooler = tiny_backbone.get_layer("pooled_dense")
+    pooler.set_weights([pooler.get_weights()[0], np.full(4, 9.0)])
+    monitor, controller = SaturationMonitor(batch[0]), LayerwiseLearningRateController(**ANYTHING, every=100)
+    history = fit(model, batch, monitor, controller, epochs=1)
+    assert controller.interventions[-1].seen == "100% of the pooler's units are saturated"
+    assert model.optimizer.multipliers["pooled_dense"] == 0.5
+    assert history["saturation/pooled_dense"] == [1.0]
+
+
+def test_goes_on_after_a_save_in_the_middle_of_an_intervention(tiny_backbone, batch, tmp_path):
+    controller = LayerwiseLearningRateController(every=4)
+    model = compiled(tiny_backbone, LayerwiseAdamW(10.0, max_relative_step=0.01))
+    fit(model, batch, controller, epochs=1)
+    assert controller.interventions
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    loaded.compiled_run_eagerly = loaded.run_eagerly = True
+    multipliers, again = model.optimizer.multipliers, LayerwiseLearningRateController(every=4)
+    assert loaded.optimizer.multipliers == multipliers
+    assert loaded.optimizer.statistics == model.optimizer.statistics
+    fit(loaded, batch, again, epochs=1)
+    assert all(line.step > 8 for line in again.interventions)  # nothing is set anew at the start
+
+
+def test_works_without_logit_statistics_and_with_several_steps_to_a_call(tiny_backbone, batch):
+    optimizer = LayerwiseAdamW(1.0, max_relative_step=0.01)
+    model = compiled(tiny_backbone, optimizer, metrics=False, run_eagerly=False, steps_per_execution=4)
+    controller = LayerwiseLearningRateController(every=3)
+    history = fit(model, batch, controller, epochs=2)
+    assert np.isfinite(history["loss"]).all()
+    assert optimizer.multipliers["transformer_layer_0"] < 0.1
+
+
+def test_tensorboard_has_layers_and_interventions(tiny_backbone, batch, tmp_path, capsys):
+    model = compiled(tiny_backbone, LayerwiseAdamW(10.0))
+    fit(model, batch, LayerwiseLearningRateController(every=4, log_dir=tmp_path, verbose=1), epochs=1)
+    assert "step 0: a rate of 1.0e+01 would move" in capsys.readouterr().out
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    tags = events.Tags()["tensors"]
+    assert {"interventions", "relative_step/transformer_layer_0", "learning_rate/logit", "logits/spread"} <= set(tags)
+    assert b"would move" in events.Tensors("interventions")[0].tensor_proto.string_val[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"band": (0, 1)}, r"`band` must be two numbers.*\(0, 1\)"),
+        ({"head_band": (2, 1)}, r"head_band=\(2, 1\)"),
+        ({"every": 0}, "every=0"),
+    ],
+)
+def test_bad_arguments_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        LayerwiseLearningRateController(**arguments)
+
+
+def test_what_cannot_be_controlled_is_refused(tiny_backbone, batch):
+    with pytest.raises(ValueError, match="LayerwiseAdamW.*optimizer=adam"):
+        fit(compiled(tiny_backbone, keras.optimizers.Adam(name="adam")), batch, LayerwiseLearningRateController())
+    with pytest.raises(ValueError, match="learning rate is 0 at every step"):
+        fit(compiled(tiny_backbone, LayerwiseAdamW(0.0)), batch, LayerwiseLearningRateController())
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("schedule", "message"),
+    [
+        (warmup_cosine(1e-3, 16), None),
+        (1e-3, None),
+        (warmup_cosine(1e-3, 8), "reaches 0 after 8 of 16 steps"),
+        (warmup_cosine(1e-3, 100), "was made for more than these 16"),
+        (keras.optimizers.schedules.ExponentialDecay(1e-3, 100, 0.9), None),
+        (keras.optimizers.schedules.PolynomialDecay(0.0, 10, 0.0), "0 at each of the 16 steps"),
+    ],
+    ids=str,
+)
+def test_schedule_that_does_not_fit_the_training_is_named(tiny_backbone, batch, schedule, message):
+    check = LearningRateScheduleCheck()
+    fit(compiled(tiny_backbone, LayerwiseAdamW(schedule)), batch, check, epochs=2)
+    assert [message in warning for warning in check.warnings] == [True] if message else check.warnings == []
