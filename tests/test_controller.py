@@ -139,6 +139,15 @@ def test_layer_that_moves_too_fast_is_slowed(tiny_backbone, batch):
     assert model.optimizer.statistics["transformer_layer_0"].relative_step < 2e-4
 
 
+def test_one_measurement_is_acted_on_once(tiny_backbone, batch):
+    model = compiled(tiny_backbone, LayerwiseAdamW(1e-2, measure_every=7))
+    fit(model, batch, epochs=1)
+    controller = LayerwiseLearningRateController(band=(1e-9, 1e-4), head_band=(1e-9, 1e9), every=2)
+    fit(model, batch, controller, epochs=2)
+    # What was measured at the steps 7, 14 and 21, seen by eight looks.
+    assert [line.step for line in controller.interventions] == [10, 16, 22]
+
+
 def test_layer_that_hardly_moves_is_raised_to_the_edge_of_the_band(tiny_backbone, batch):
     # So large an epsilon makes Adam's direction small everywhere.
     model = compiled(tiny_backbone, LayerwiseAdamW(1e-3, measure_every=1, epsilon=1e4))

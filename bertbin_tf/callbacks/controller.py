@@ -97,7 +97,7 @@ class LayerwiseLearningRateController(keras.callbacks.Callback):
         self._optimizer = layerwise_optimizer(self.model)
         self._heads = _head_layers(self.model)
         self._window = LogitWindow(self.model)
-        self._best_spread, self._num_restores = 0.0, 0
+        self._best_spread, self._num_restores, self._checked = 0.0, 0, None
         self._last_look = self._started = self._step()
         self._ceilings = self._bound_multipliers()
         self._folder = tempfile.TemporaryDirectory(prefix="bertbin_tf-")
@@ -116,7 +116,7 @@ class LayerwiseLearningRateController(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         pooler_saturation = logs.get("saturation/pooled_dense", 0.0)
-        if pooler_saturation > 0.5:
+        if pooler_saturation > 0.5 and self._optimizer.multipliers.get("pooled_dense", 0.0) > 0:
             self._scale(
                 {"pooled_dense": 0.5}, f"{pooler_saturation:.0%} of the pooler's units are saturated", "halved its rate"
             )
@@ -166,7 +166,9 @@ class LayerwiseLearningRateController(keras.callbacks.Callback):
         if seen is not None and (sick := self._collapse(seen)):
             return self._restore(sick, statistics)
         num_before = len(self.interventions)
-        self._check_layers(statistics)
+        if statistics != self._checked:  # where one looks more often than the optimizer measures, once is enough
+            self._check_layers(statistics)
+            self._checked = statistics
         if seen is None:
             return None
         if seen.saturation > 0.5 and seen.loss > seen.entropy:
@@ -253,8 +255,7 @@ class LayerwiseLearningRateController(keras.callbacks.Callback):
 
     def _scale(self, factors, seen, done, step=None):
         multipliers = self._optimizer.multipliers
-        known = {layer: multipliers[layer] * factor for layer, factor in factors.items() if layer in multipliers}
-        self._optimizer.set_multipliers(known)
+        self._optimizer.set_multipliers({layer: multipliers[layer] * factor for layer, factor in factors.items()})
         self._tell(seen, done, step)
 
     def _tell(self, seen, done, step=None):
