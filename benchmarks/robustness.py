@@ -94,8 +94,7 @@ def build(method, rate, backbone, base_rate, num_steps, seed, **fields):
     if method == "ours":
         recipe = Recipe("vader/movies", learning_rate=rate, seed=seed, **fields)
         return build_model(recipe, backbone, base_rate, num_steps), [LayerwiseLearningRateController()]
-    head = {"kernel_initializer": "glorot_uniform"}
-    model = binary_classifier(backbone, **head)
+    model = binary_classifier(backbone, kernel_initializer="glorot_uniform")
     if method == "adam":
         optimizer = keras.optimizers.Adam(rate)
     else:

@@ -235,20 +235,14 @@ class LayerwiseLearningRateController(keras.callbacks.Callback):
                 too_fast[layer] = max(0.5, limit / measured.relative_step)
             elif is_idle and multipliers[layer] < 0.99 * self._ceilings[layer]:
                 idle[layer] = min(2.0, self._ceilings[layer] / multipliers[layer])
-        if too_fast:
-            steps = [statistics[layer].relative_step for layer in too_fast]
-            self._scale(
-                too_fast,
-                f"{_names(too_fast)} moved by {_range(steps)} of their weights in a step",
-                f"scaled their rates by {_range(too_fast.values())}",
-            )
-        if idle:
-            steps = [statistics[layer].relative_step for layer in idle]
-            self._scale(
-                idle,
-                f"{_names(idle)} moved by only {_range(steps)} of their weights in a step",
-                f"scaled their rates by {_range(idle.values())}",
-            )
+        for factors, moved in ((too_fast, "moved by"), (idle, "moved by only")):
+            if factors:
+                steps = [statistics[layer].relative_step for layer in factors]
+                self._scale(
+                    factors,
+                    f"{_names(factors)} {moved} {_range(steps)} of their weights in a step",
+                    f"scaled their rates by {_range(factors.values())}",
+                )
 
     def _band_of(self, layer):
         return self.head_band if layer in self._heads else self.band

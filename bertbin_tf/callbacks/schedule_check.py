@@ -5,7 +5,7 @@ import warnings
 import keras
 import numpy as np
 
-from bertbin_tf.optimizers import schedule_of
+from bertbin_tf.optimizers import sample_schedule, schedule_of
 
 
 class LearningRateScheduleCheck(keras.callbacks.Callback):
@@ -49,8 +49,9 @@ class LearningRateScheduleCheck(keras.callbacks.Callback):
         return int(keras.ops.convert_to_numpy(self._optimizer.iterations)) * per_step
 
     def _check(self, num_steps):
-        at = np.unique(np.linspace(0, num_steps, 201).astype(int))[:-1]
-        rates = np.array([float(self._schedule(self._start + int(step))) for step in at])
+        sampled = sample_schedule(self._schedule, self._start, num_steps)
+        # Without the end, which is one step after the last.
+        at, rates = (np.array(list(values))[:-1] for values in (sampled.keys(), sampled.values()))
         peak = rates.max()
         moving = np.flatnonzero(rates > 1e-3 * peak)
         if not peak > 0:

@@ -2,7 +2,7 @@
 
 from bertbin_tf.optimizers.adamw import LayerwiseAdamW
 from bertbin_tf.optimizers.layers import distance_from_head, head_layers, layerwise_decay
-from bertbin_tf.optimizers.schedules import highest_rate, schedule_of, warmup_cosine
+from bertbin_tf.optimizers.schedules import highest_rate, sample_schedule, schedule_of, warmup_cosine
 from bertbin_tf.optimizers.statistics import LayerStatistics
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "head_layers",
     "highest_rate",
     "layerwise_decay",
+    "sample_schedule",
     "schedule_of",
     "warmup_cosine",
 ]

@@ -87,4 +87,12 @@ def highest_rate(optimizer: keras.optimizers.Optimizer, num_steps: int) -> float
     if (schedule := schedule_of(optimizer)) is None:
         return float(keras.ops.convert_to_numpy(optimizer.learning_rate))
     start = int(keras.ops.convert_to_numpy(optimizer.iterations))
-    return max(float(schedule(start + int(step))) for step in np.unique(np.linspace(0, num_steps, 201).astype(int)))
+    return max(sample_schedule(schedule, start, num_steps).values())
+
+
+def sample_schedule(
+    schedule: keras.optimizers.schedules.LearningRateSchedule, start: int, num_steps: int
+) -> dict[int, float]:
+    """Returns the rate at some 200 of the next steps, the first and the end included, by the number of steps ahead."""
+    ahead = np.unique(np.linspace(0, num_steps, 201).astype(int)).tolist()
+    return {step: float(schedule(start + step)) for step in ahead}
