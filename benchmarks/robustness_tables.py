@@ -75,7 +75,7 @@ def print_imbalance(runs):
 
 
 def print_cost(runs):
-    line("ms a step: strong", "ours", "ratio of sums", "median ratio", "95 % interval of the mean ratio")
+    line("ms a step: strong", "ours", "ratio of sums", "median ratio", "95 % of mean ratio")
     for run in runs:
         milliseconds, (low, high) = run["milliseconds"], run["mean_ratio_interval"]
         line(
@@ -116,7 +116,7 @@ def draw(runs, path):
         axis.set(xscale="log", xlabel="learning rate asked for", ylabel="test accuracy")
         axis.set_title(f"{dataset}, 150 steps, {num_seeds} seed{'s' * (num_seeds > 1)} (bars: lowest to highest)")
         axis.grid(alpha=0.3)
-    axes[0][0].legend(loc="lower left")
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     figure.savefig(path, dpi=120)
     plt.close(figure)
     return path
