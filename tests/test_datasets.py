@@ -43,6 +43,19 @@ def test_splits_share_no_text_and_keep_the_base_rate(tiny_vader, tmp_path):
     assert data.base_rate(splits[0]) == pytest.approx(data.base_rate(splits[1]), abs=0.02)
 
 
+def test_another_process_may_prepare_the_same_set_meanwhile(tiny_vader, tmp_path, monkeypatch):
+    prepare = bertbin_tf.datasets.Vader.download_and_prepare
+
+    def be_overtaken(builder):
+        monkeypatch.setattr(bertbin_tf.datasets.Vader, "download_and_prepare", prepare)
+        data.read("vader/tweets")
+        prepare(builder)
+
+    monkeypatch.setattr(bertbin_tf.datasets.Vader, "download_and_prepare", be_overtaken)
+    assert len(list(data.read("vader/tweets"))) > 0
+    assert [path.name for path in (tmp_path / "tensorflow_datasets").iterdir()] == ["vader"]
+
+
 @pytest.mark.filterwarnings("ignore:.*labelled both")
 def test_slices_work_and_train_is_the_default(tiny_vader):
     whole = [text for text, _ in data.read("vader/tweets").as_numpy_iterator()]

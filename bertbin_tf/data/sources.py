@@ -5,6 +5,7 @@ import io
 import os
 import re
 import sys
+import tempfile
 from pathlib import Path
 
 import tensorflow as tf
@@ -105,17 +106,22 @@ def _load_vader(source, name, split):
         raise ValueError(f"Unknown part of the VADER data. Expected vader/<{'|'.join(configs)}>. Received: {source!r}")
     # Before the silence below, so that its progress is seen.
     assets.fetch("vader")
-
-    def load():
-        # Preparing takes a second and would print a page of finished progress bars.
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            return tfds.load(name, split=split, data_dir=assets.home() / "tensorflow_datasets")
-
-    try:
-        return load()
-    except FileExistsError:
-        # Another process prepared the same set at the same time and was faster.
-        return load()
+    home = assets.home() / "tensorflow_datasets"
+    # Preparing takes a second and would print a page of finished progress bars.
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        if not (prepared := Path(tfds.builder(name, data_dir=home).data_dir)).exists():
+            # Elsewhere, and moved when it is whole: of two processes that prepare it in one folder, both fail.
+            home.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=home) as folder:
+                builder = tfds.builder(name, data_dir=folder)
+                builder.download_and_prepare()
+                prepared.parent.mkdir(parents=True, exist_ok=True)
+                try:
+                    os.rename(builder.data_dir, prepared)
+                except OSError:
+                    if not prepared.exists():  # else another one was faster
+                        raise
+        return tfds.load(name, split=split, data_dir=home)
 
 
 def _from_dataset(name, dataset):
