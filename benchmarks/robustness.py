@@ -1,10 +1,11 @@
 """Does any learning rate train? Measured on the real checkpoint, against stock Keras and a strong plain recipe.
 
-    python benchmarks/robustness.py rates few_rows imbalance cost backbones
+    python benchmarks/robustness.py rates prior_art few_rows imbalance head_start cost backbones
 
 Each run is a line in `results/robustness.jsonl` and is not run again; without a section only the tables are printed and
 the plot is drawn. Runs go seed by seed, so that what is there after a part of the time is comparable. 150 steps take
-about a minute and a half on two CPU cores; all sections together several hours.
+one and a half to four minutes on two CPU cores, all sections together most of a day. Two processes of one thread each
+get through more than one of two threads: `TF_NUM_INTRAOP_THREADS=1`, `--share 1/2` and `--share 2/2`.
 """
 
 import argparse
@@ -24,36 +25,21 @@ import keras_nlp
 import numpy as np
 import scipy.special
 import tensorflow as tf
+from robustness_methods import build
 
 from bertbin_tf import data, evaluation
-from bertbin_tf.callbacks import LayerwiseLearningRateController
-from bertbin_tf.metrics import LogitStatistics
-from bertbin_tf.models import binary_classifier, fit_head, load_backbone, load_preprocessor
+from bertbin_tf.models import fit_head, load_backbone, load_preprocessor
 from bertbin_tf.recipe import Recipe
-from bertbin_tf.recipe.building import build_model, class_weight_of, prior_of
+from bertbin_tf.recipe.building import class_weight_of, prior_of
 
 RESULTS = Path(__file__).parent / "results" / "robustness.jsonl"
 RATES = (1e-6, 1e-5, 5e-5, 1e-4, 1e-3, 1e-2)
-METHODS = ("adam", "strong", "ours")
+METHODS = ("ours", "strong", "adam")
+PRIOR_ART = ("strong_with_layer_decay", "lamb", "adafactor")
 BATCH_SIZE, NUM_STEPS, SEQUENCE_LENGTH = 32, 150, 64
 FEW_ROWS, FEW_EPOCHS, FEW_SEEDS = 300, 10, 15
 # Each at its own default: Keras', that of Mosbach et al. (2021) and Devlin et al. (2019), and that of `Recipe`.
 DEFAULT_RATES = {"adam": 1e-3, "strong": 2e-5, "ours": 1e-4}
-
-
-class WarmupLinear(keras.optimizers.schedules.LearningRateSchedule):
-    """10 % linear warm-up, then linearly to 0: Mosbach et al., 2021, section 6."""
-
-    def __init__(self, rate, num_steps):
-        self.rate, self.num_steps, self.warmup_steps = rate, num_steps, math.ceil(0.1 * num_steps)
-
-    def __call__(self, step):
-        step = tf.cast(step, tf.float32)
-        rising, falling = step / self.warmup_steps, (self.num_steps - step) / (self.num_steps - self.warmup_steps)
-        return self.rate * tf.maximum(0.0, tf.minimum(rising, falling))
-
-    def get_config(self):
-        return {"rate": self.rate, "num_steps": self.num_steps}
 
 
 @functools.cache
@@ -83,25 +69,13 @@ def test_rows(dataset):
     return list(batches), np.asarray(labels)[order]
 
 
-def training_batches(texts, labels, seed, num_steps):
+def training_batches(texts, labels, seed, num_steps=NUM_STEPS):
     tokens = data.tokenize(data.read((texts, labels)), preprocessor())
-    batches = data.batch_by_length(tokens, BATCH_SIZE, shuffle_seed=seed)
+    return endless(data.batch_by_length(tokens, BATCH_SIZE, shuffle_seed=seed), num_steps)
+
+
+def endless(batches, num_steps):
     return batches.repeat().take(num_steps).apply(tf.data.experimental.assert_cardinality(num_steps))
-
-
-def build(method, rate, backbone, base_rate, num_steps, seed, **fields):
-    """Returns the compiled model and the callbacks of a method."""
-    if method == "ours":
-        recipe = Recipe("vader/movies", learning_rate=rate, seed=seed, **fields)
-        return build_model(recipe, backbone, base_rate, num_steps), [LayerwiseLearningRateController()]
-    model = binary_classifier(backbone, kernel_initializer="glorot_uniform")
-    if method == "adam":
-        optimizer = keras.optimizers.Adam(rate)
-    else:
-        optimizer = keras.optimizers.AdamW(WarmupLinear(rate, num_steps), weight_decay=0.01, global_clipnorm=1.0)
-        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
-    model.compile(optimizer, "binary_crossentropy", metrics=[LogitStatistics()])
-    return model, []
 
 
 def predict(model, batches):
@@ -111,15 +85,24 @@ def predict(model, batches):
     )
 
 
-def train_and_measure(run, backbone, texts, labels, dataset, num_steps, callbacks=(), **fields):
-    """Trains once and returns the line to keep."""
+def train_and_measure(run, backbone, base_rate, batches, test, callbacks=(), **fields):
+    """Trains once and returns the line to keep.
+
+    Args:
+        run: Dict that identifies the run.
+        backbone: Function that returns the encoder.
+        base_rate: Float, of the training labels.
+        batches: `tf.data.Dataset` of as many batches as there are steps.
+        test: Pair of test batches and their labels.
+        callbacks: Others than those of the method.
+        **fields: Of the recipe, for our method.
+    """
     started = time.perf_counter()
     keras.utils.set_random_seed(run["seed"])
-    base_rate = float(np.mean(labels))
-    batches = training_batches(texts, labels, run["seed"], num_steps)
+    num_steps = int(batches.cardinality())
     model, control = build(run["method"], run["rate"], backbone(), base_rate, num_steps, run["seed"], **fields)
     recipe = Recipe("vader/movies", **fields)
-    if recipe.head_init == "probe":
+    if run["method"] == "ours" and recipe.head_init == "probe":
         fit_head(model, batches)
     history = model.fit(
         batches,
@@ -128,16 +111,16 @@ def train_and_measure(run, backbone, texts, labels, dataset, num_steps, callback
         shuffle=False,
         verbose=0,
     )
-    test_batches, test_labels = test_rows(dataset)
+    test_batches, test_labels = test
     probabilities = predict(model, test_batches)
-    result = evaluation.evaluate(test_labels, probabilities, threshold=0.5, num_bootstrap=0).to_dict()
+    result = evaluation.evaluate(test_labels, probabilities, threshold=0.5, num_bootstrap=0)
     majority = max(test_labels.mean(), 1 - test_labels.mean())
     spread = float(probabilities.std())
     return run | {
-        "accuracy": result["accuracy"],
-        "roc_auc": result["roc_auc"],
+        "accuracy": result.accuracy,
+        "roc_auc": result.roc_auc,
         "spread": spread,
-        "failed": bool(result["accuracy"] <= majority + 0.02 or spread < 0.02),
+        "failed": bool(result.accuracy <= majority + 0.02 or spread < 0.02),
         "loss": history.history["loss"][-1],
         "steps": num_steps,
         "interventions": [str(line) for callback in control for line in callback.interventions],
@@ -146,86 +129,100 @@ def train_and_measure(run, backbone, texts, labels, dataset, num_steps, callback
     }
 
 
-def fit_and_measure(run, backbone):
-    return train_and_measure(run, backbone, *rows(run["dataset"]), run["dataset"], NUM_STEPS)
+def train_on(run, texts, labels, backbone=load_backbone, num_steps=NUM_STEPS, callbacks=(), **fields):
+    batches = training_batches(texts, labels, run["seed"], num_steps)
+    test = test_rows(run["dataset"])
+    return train_and_measure(run, backbone, float(np.mean(labels)), batches, test, callbacks, **fields)
 
 
 def rates(keep):
     """1: rate by rate, on films and tweets, three seeds."""
-    # Ours and the strong recipe first: the claim is about these two.
-    for seed, dataset, rate, method in itertools.product(range(3), ("movies", "tweets"), RATES, METHODS[::-1]):
+    for seed, dataset, rate, method in itertools.product(range(3), ("movies", "tweets"), RATES, METHODS):
         run = {"section": "rates", "dataset": dataset, "method": method, "rate": rate, "seed": seed}
-        keep(run, functools.partial(fit_and_measure, run, load_backbone))
+        keep(run, lambda run: train_on(run, *rows(run["dataset"])))
+
+
+def prior_art(keep):
+    """1b: what else is known to make rates matter less, on films. L-DoG knows no rate and runs once."""
+    for rate, method in [*itertools.product(RATES, PRIOR_ART), (1e-4, "l_dog")]:
+        run = {"section": "prior_art", "dataset": "movies", "method": method, "rate": rate, "seed": 0}
+        keep(run, lambda run: train_on(run, *rows(run["dataset"])))
 
 
 def few_rows(keep):
     """2: 300 training rows, 15 seeds, each method at its own default rate."""
-    num_steps = -(-FEW_ROWS // BATCH_SIZE) * FEW_EPOCHS
-    for seed, method in itertools.product(range(FEW_SEEDS), METHODS[::-1]):
+
+    def measure(run):
+        texts, labels = rows(run["dataset"])
+        chosen = np.random.default_rng(run["seed"]).choice(len(texts), FEW_ROWS, replace=False)
+        num_steps = -(-FEW_ROWS // BATCH_SIZE) * FEW_EPOCHS
+        return train_on(run, [texts[i] for i in chosen], labels[chosen], num_steps=num_steps)
+
+    for seed, method in itertools.product(range(FEW_SEEDS), METHODS):
         rate = DEFAULT_RATES[method]
-        run = {"section": "few_rows", "dataset": "movies", "method": method, "rate": rate, "seed": seed}
-
-        def measure(run=run, seed=seed):
-            texts, labels = rows("movies")
-            chosen = np.random.default_rng(seed).choice(len(texts), FEW_ROWS, replace=False)
-            few = [texts[i] for i in chosen], labels[chosen]
-            return train_and_measure(run, load_backbone, *few, "movies", num_steps)
-
-        keep(run, measure)
+        keep({"section": "few_rows", "dataset": "movies", "method": method, "rate": rate, "seed": seed}, measure)
 
 
-class StepsToAUC(keras.callbacks.Callback):
-    """Asks the test rows every ten steps and notes when their ROC AUC first reaches 0.75."""
+class LearningCurve(keras.callbacks.Callback):
+    """Asks up to 500 test rows every ten steps, and keeps (step, accuracy, ROC AUC)."""
 
-    def __init__(self, dataset, goal=0.75):
+    def __init__(self, dataset):
         super().__init__()
-        self.batches, self.labels = test_rows(dataset)
-        self.goal, self.steps, self.first_loss = goal, None, None
+        batches, labels = test_rows(dataset)
+        every = -(-len(batches) // 8)  # from short to long
+        self.batches = batches[::every]
+        self.labels = np.concatenate([labels[64 * i : 64 * (i + 1)] for i in range(0, len(batches), every)])
+        self.curve, self.first_loss = [], None
 
     def on_train_batch_end(self, batch, logs=None):
         if self.first_loss is None:
             self.first_loss = float(logs["loss"])
-        if self.steps is None and batch % 10 == 9:
-            auc = evaluation.evaluate(self.labels, predict(self.model, self.batches), num_bootstrap=0).roc_auc
-            if auc >= self.goal:
-                self.steps = batch + 1
+        if batch % 10 == 9:
+            measured = evaluation.evaluate(self.labels, predict(self.model, self.batches), 0.5, num_bootstrap=0)
+            self.curve.append((batch + 1, measured.accuracy, measured.roc_auc))
 
 
 def imbalance(keep):
     """3: tweets with 2 % positive labels."""
     remedies = {
-        "base rate in the bias": {},
+        "base rate in the bias": {"head_init": "base_rate"},
         "Keras' own head": {"head_init": "keras"},
-        "class weights": {"imbalance": "class_weight"},
-        "focal loss": {"imbalance": "focal"},
+        "class weights": {"head_init": "base_rate", "imbalance": "class_weight"},
+        "focal loss": {"head_init": "base_rate", "imbalance": "focal"},
         "head fitted first": {"head_init": "probe"},
     }
-    for seed, (name, fields) in itertools.product(range(2), remedies.items()):
-        run = {
-            "section": "imbalance",
-            "dataset": "tweets",
-            "method": "ours",
-            "rate": 1e-4,
-            "seed": seed,
-            "remedy": name,
-        }
 
-        def measure(run=run, fields=fields):
-            texts, labels = rows("tweets", 0.02)
-            watch = StepsToAUC("tweets")
-            line = train_and_measure(run, load_backbone, texts, labels, "tweets", NUM_STEPS, [watch], **fields)
-            prior = prior_of(Recipe("vader/tweets", **fields), float(np.mean(labels)))
-            entropy = -prior * math.log(prior) - (1 - prior) * math.log(1 - prior)
-            return line | {"first_loss": watch.first_loss, "entropy": entropy, "steps_to_auc": watch.steps}
+    def measure(run):
+        texts, labels = rows("tweets", 0.02)
+        watch, fields = LearningCurve("tweets"), remedies[run["remedy"]]
+        line = train_on(run, texts, labels, callbacks=[watch], **fields)
+        prior = prior_of(Recipe("vader/tweets", **fields), float(np.mean(labels)))
+        entropy = -prior * math.log(prior) - (1 - prior) * math.log(1 - prior)
+        return line | {"first_loss": watch.first_loss, "entropy": entropy, "curve": watch.curve}
 
-        keep(run, measure)
+    for seed, remedy in itertools.product(range(2), remedies):
+        run = {"section": "imbalance", "dataset": "tweets", "method": "ours", "rate": 1e-4}
+        keep(run | {"seed": seed, "remedy": remedy}, measure)
+
+
+def head_start(keep):
+    """3b: how many steps each start of the head takes to an accuracy, on films."""
+
+    def measure(run):
+        watch = LearningCurve(run["dataset"])
+        line = train_on(run, *rows(run["dataset"]), callbacks=[watch], head_init=run["remedy"])
+        return line | {"first_loss": watch.first_loss, "curve": watch.curve}
+
+    for seed, head_init in itertools.product(range(2), ("probe", "base_rate", "keras")):
+        run = {"section": "head_start", "dataset": "movies", "method": "ours", "rate": 1e-4}
+        keep(run | {"seed": seed, "remedy": head_init}, measure)
 
 
 def cost(keep):
     """4: a step with everything on against stock AdamW, in turns, in one process."""
     run = {"section": "cost", "method": "ours", "seed": 0}
 
-    def measure():
+    def measure(run):
         texts, labels = rows("movies")
         tokens, targets = next(iter(training_batches(texts, labels, 0, 1)))
         tokens = {name: tf.repeat(value[:, :1], 32, axis=1) for name, value in tokens.items()}
@@ -265,14 +262,48 @@ def three_layers():
     return half
 
 
+SHAPES = {"roberta": keras_nlp.models.RobertaBackbone, "distilbert": keras_nlp.models.DistilBertBackbone}
+
+
+def tiny(shape):
+    return SHAPES[shape](
+        vocabulary_size=30, num_layers=2, num_heads=2, hidden_dim=32, intermediate_dim=64, max_sequence_length=16
+    )
+
+
+@functools.cache
+def planted_keyword(num_rows, seed):
+    """Batches of random tokens of 4 to 16, and their labels: is token 7 among them?"""
+    rng = np.random.default_rng(seed)
+    tokens, lengths = rng.integers(8, 30, (num_rows, 16)), rng.integers(4, 17, num_rows)
+    labels = rng.integers(0, 2, num_rows)
+    tokens[np.arange(num_rows), rng.integers(1, 100, num_rows) % (lengths - 1) + 1] = np.where(labels, 7, 8)
+    mask = np.arange(16) < lengths[:, None]
+    features = {"token_ids": np.where(mask, tokens, 0).astype("int32"), "padding_mask": mask.astype("int32")}
+    return tf.data.Dataset.from_tensor_slices((features, labels.astype("int64"))).batch(BATCH_SIZE), labels
+
+
 def backbones(keep):
-    """5: the sweep on an encoder of three layers."""
-    for rate, method in itertools.product(RATES, METHODS[::-1]):
+    """5: the sweep on three real layers, and on other shapes that start from nothing and learn a planted keyword."""
+
+    def measure_planted(run):
+        train, labels = planted_keyword(2048, 0)
+        test, test_labels = planted_keyword(512, 1)
+        test = [features for features, _ in test], test_labels
+        batches = endless(train, 2 * NUM_STEPS)
+        return train_and_measure(run, lambda: tiny(run["dataset"]), float(labels.mean()), batches, test)
+
+    for dataset, rate, method in itertools.product(SHAPES, RATES, METHODS):
+        run = {"section": "backbones", "dataset": dataset, "method": method, "rate": rate, "seed": 0}
+        keep(run, measure_planted)
+    for rate, method in itertools.product(RATES, METHODS):
         run = {"section": "backbones", "dataset": "movies", "method": method, "rate": rate, "seed": 0}
-        keep(run, functools.partial(fit_and_measure, run, three_layers))
+        keep(run, lambda run: train_on(run, *rows(run["dataset"]), backbone=three_layers))
 
 
-SECTIONS = {function.__name__: function for function in (rates, few_rows, imbalance, cost, backbones)}
+SECTIONS = {
+    function.__name__: function for function in (rates, prior_art, few_rows, imbalance, head_start, cost, backbones)
+}
 
 
 def identity(run):
@@ -288,20 +319,23 @@ def load():
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sections", nargs="*", metavar="SECTION", help=", ".join(SECTIONS))
+    parser.add_argument("--share", default="1/1", metavar="K/N", help="only every Nth run, from the Kth")
     arguments = parser.parse_args()
+    share, num_shares = map(int, arguments.share.split("/"))
     if unknown := set(arguments.sections) - set(SECTIONS):
         parser.error(f"unknown section {', '.join(sorted(unknown))}; choose from {', '.join(SECTIONS)}")
     done = {identity(run) for run in load()}
+    runs = itertools.count()
 
     def keep(run, measure):
-        if identity(run) in done:
+        if next(runs) % num_shares != share - 1 or identity(run) in done:
             return
         keras.backend.clear_session()
-        result = measure()
+        result = measure(run)
         RESULTS.parent.mkdir(exist_ok=True)
         with RESULTS.open("a", encoding="utf-8") as file:
             file.write(json.dumps(result) + "\n")
-        print({name: value for name, value in result.items() if name != "machine"}, flush=True)
+        print({name: value for name, value in result.items() if name not in ("machine", "curve")}, flush=True)
 
     for section in arguments.sections:
         SECTIONS[section](keep)

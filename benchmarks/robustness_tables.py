@@ -10,6 +10,14 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 LABELS = {"adam": "stock Adam", "strong": "strong plain recipe", "ours": "bertbin_tf"}
+OTHERS = {
+    "strong_with_layer_decay": "strong, layer decay",
+    "lamb": "Lamb",
+    "adafactor": "Adafactor",
+    "l_dog": "L-DoG",
+}
+# Of a point on a learning curve, (step, accuracy, ROC AUC): which value, and what it has to reach.
+GOALS = {"AUC 0.75": (2, 0.75), "accuracy 0.75": (1, 0.75), "accuracy 0.80": (1, 0.80)}
 COLORS = {"adam": "#b2182b", "strong": "#4d4d4d", "ours": "#2166ac"}
 
 
@@ -17,16 +25,22 @@ def report(runs: list[dict], folder: Path) -> None:
     """Prints every table that has runs, and draws the plot into the folder."""
     for section, print_section in (
         ("rates", print_rates),
+        ("prior_art", print_rates),
         ("few_rows", print_few_rows),
-        ("imbalance", print_imbalance),
+        ("imbalance", print_curves),
+        ("head_start", print_curves),
         ("cost", print_cost),
         ("backbones", print_rates),
     ):
         if chosen := [run for run in runs if run["section"] == section]:
-            print(f"\n{section}: {len(chosen)} runs")
+            print(f"\n{section}: {len(chosen)} runs, {sum(run.get('seconds', 0) for run in chosen) / 3600:.1f} hours")
             print_section(chosen)
     if chosen := [run for run in runs if run["section"] == "rates"]:
         print(f"\nPlot: {draw(chosen, folder / 'robustness.png')}")
+        if ours := [run for run in chosen if run["method"] == "ours"]:
+            run = max(ours, key=lambda run: run["rate"])
+            print(f"\nInterventions in one run, {run['dataset']}, asked for {run['rate']:.0e}:")
+            print("\n".join(run["interventions"]) or "none")
 
 
 def cells(runs):
@@ -44,7 +58,7 @@ def print_rates(runs):
     for (dataset, method), row in sorted(table.items()):
         entries = [accuracy(row[rate]) if rate in row else "-" for rate in rates]
         failed = sum(run["failed"] for some in row.values() for run in some)
-        line(dataset, LABELS[method], *entries, f"{failed} of {sum(map(len, row.values()))}")
+        line(dataset, (LABELS | OTHERS)[method], *entries, f"{failed} of {sum(map(len, row.values()))}")
     for dataset in sorted({run["dataset"] for run in runs}):
         strong, ours = table.get((dataset, "strong")), table.get((dataset, "ours"))
         if strong and ours:
@@ -67,11 +81,17 @@ def print_few_rows(runs):
             line(LABELS[method], f"{rate:.0e}", len(some), f"{np.mean(accuracies):.3f}", deviation, failed)
 
 
-def print_imbalance(runs):
-    line("remedy", "seed", "first loss", "entropy", "steps to AUC 0.75", "ROC AUC at the end")
-    for run in runs:
-        first, entropy = f"{run['first_loss']:.3f}", f"{run['entropy']:.3f}"
-        line(run["remedy"], run["seed"], first, entropy, run["steps_to_auc"] or "never", f"{run['roc_auc']:.3f}")
+def print_curves(runs):
+    line("start or remedy", "seed", "first loss", "entropy", *(f"steps to {goal}" for goal in GOALS), "ROC AUC at end")
+    for run in sorted(runs, key=lambda run: (run["remedy"], run["seed"])):
+        first, entropy = f"{run['first_loss']:.3f}", f"{run['entropy']:.3f}" if "entropy" in run else "-"
+        line(run["remedy"], run["seed"], first, entropy, *steps_to(run["curve"]), f"{run['roc_auc']:.3f}")
+
+
+def steps_to(curve):
+    """Returns for each of `GOALS` after how many steps it was reached first."""
+    for column, goal in GOALS.values():
+        yield next((point[0] for point in curve if point[column] >= goal), "never")
 
 
 def print_cost(runs):
@@ -94,7 +114,7 @@ def accuracy(runs):
 
 def line(*entries):
     first, *others = map(str, entries)
-    print(f"{first:<22}" + "".join(f"{entry:>20}" for entry in others))
+    print(f"{first:<22}" + "".join(f"{entry:>22}" for entry in others))
 
 
 def draw(runs, path):
