@@ -39,7 +39,8 @@ class Recipe:
             layer where it would not train. Defaults to `1e-4`.
         schedule: `"cosine"` warms up over the first tenth of the steps and decays to 0; `"plateau"` halves the rate
             after an epoch without a lower validation loss; `"constant"`. Defaults to `"cosine"`.
-        layer_decay: Float in (0, 1], the factor of the rate from each block to the one below. Defaults to `0.9`.
+        layer_decay: Float in (0, 1], the factor of the rate from each block to the one below.
+            Defaults to `1.0`.
         batch_size: Int >= 1, over all devices. Defaults to `32`.
         epochs: Int >= 1; fewer if the validation loss rises for two. Defaults to `3`.
         imbalance: `"none"`, `"class_weight"` or `"focal"`. Defaults to `"none"`.
@@ -72,7 +73,7 @@ class Recipe:
     )
     learning_rate: float = _field(1e-4, "highest learning rate of the topmost encoder layer", above=0)
     schedule: str = _field("cosine", "how the rate changes", choices=("cosine", "plateau", "constant"))
-    layer_decay: float = _field(0.9, "factor of the rate from block to block downwards", above=0, maximum=1)
+    layer_decay: float = _field(1.0, "factor of the rate from block to block downwards", above=0, maximum=1)
     batch_size: int = _field(32, "rows per step, over all devices", minimum=1)
     epochs: int = _field(3, "passes over the training data at most", minimum=1)
     imbalance: str = _field("none", "remedy for rare classes", choices=("none", "class_weight", "focal"))
@@ -126,7 +127,7 @@ class Recipe:
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
 
 
-_PLAIN = {"optimizer": "adamw", "learning_rate": 5e-5, "schedule": "constant", "layer_decay": 1.0, "head_init": "keras"}
+_PLAIN = {"optimizer": "adamw", "learning_rate": 5e-5, "schedule": "constant", "head_init": "keras"}
 
 
 def field_type(field: dataclasses.Field) -> type:
