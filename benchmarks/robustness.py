@@ -13,8 +13,8 @@ import functools
 import itertools
 import json
 import math
+import multiprocessing
 import os
-import platform
 import time
 from pathlib import Path
 
@@ -23,116 +23,31 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import keras_nlp
 import numpy as np
-import scipy.special
 import tensorflow as tf
 from robustness_methods import build
+from robustness_runs import (
+    BATCH_SIZE,
+    NUM_STEPS,
+    LearningCurve,
+    endless,
+    one_batch,
+    peak_memory,
+    rows,
+    train_and_measure,
+    train_on,
+)
 
-from bertbin_tf import data, evaluation
-from bertbin_tf.models import fit_head, load_backbone, load_preprocessor
+from bertbin_tf.models import load_backbone
 from bertbin_tf.recipe import Recipe
-from bertbin_tf.recipe.building import class_weight_of, prior_of
+from bertbin_tf.recipe.building import prior_of
 
 RESULTS = Path(__file__).parent / "results" / "robustness.jsonl"
 RATES = (1e-6, 1e-5, 5e-5, 1e-4, 1e-3, 1e-2)
 METHODS = ("ours", "strong", "adam")
 PRIOR_ART = ("strong_with_layer_decay", "lamb", "adafactor")
-BATCH_SIZE, NUM_STEPS, SEQUENCE_LENGTH = 32, 150, 64
 FEW_ROWS, FEW_EPOCHS, FEW_SEEDS = 300, 10, 15
 # Each at its own default: Keras', that of Mosbach et al. (2021) and Devlin et al. (2019), and that of `Recipe`.
 DEFAULT_RATES = {"adam": 1e-3, "strong": 2e-5, "ours": 1e-4}
-
-
-@functools.cache
-def preprocessor():
-    return load_preprocessor("minilm", SEQUENCE_LENGTH)
-
-
-@functools.cache
-def rows(dataset, share_positive=None):
-    """Training rows, texts and labels, of which positives may be made rare."""
-    texts, labels = data.collect(data.read(f"vader/{dataset}:train"))
-    labels = np.asarray(labels)
-    if share_positive is not None:
-        negative, positive = np.flatnonzero(labels == 0), np.flatnonzero(labels == 1)
-        num_positive = round(len(negative) * share_positive / (1 - share_positive))
-        chosen = np.sort(np.concatenate([negative, positive[:num_positive]]))
-        texts, labels = [texts[i] for i in chosen], labels[chosen]
-    return texts, labels
-
-
-@functools.cache
-def test_rows(dataset):
-    texts, labels = data.collect(data.read(f"vader/{dataset}:test"))
-    order = np.argsort([len(text) for text in texts])
-    texts = [texts[i] for i in order]
-    batches = tf.data.Dataset.from_tensor_slices(texts).batch(64).map(lambda text: data.encode(preprocessor(), text))
-    return list(batches), np.asarray(labels)[order]
-
-
-def training_batches(texts, labels, seed, num_steps=NUM_STEPS):
-    tokens = data.tokenize(data.read((texts, labels)), preprocessor())
-    return endless(data.batch_by_length(tokens, BATCH_SIZE, shuffle_seed=seed), num_steps)
-
-
-def endless(batches, num_steps):
-    return batches.repeat().take(num_steps).apply(tf.data.experimental.assert_cardinality(num_steps))
-
-
-def predict(model, batches):
-    logits = keras.Model(model.input, model.get_layer("logit").output)
-    return scipy.special.expit(
-        np.concatenate([logits.predict_on_batch(batch)[:, 0] for batch in batches]).astype(float)
-    )
-
-
-def train_and_measure(run, backbone, base_rate, batches, test, callbacks=(), **fields):
-    """Trains once and returns the line to keep.
-
-    Args:
-        run: Dict that identifies the run.
-        backbone: Function that returns the encoder.
-        base_rate: Float, of the training labels.
-        batches: `tf.data.Dataset` of as many batches as there are steps.
-        test: Pair of test batches and their labels.
-        callbacks: Others than those of the method.
-        **fields: Of the recipe, for our method.
-    """
-    started = time.perf_counter()
-    keras.utils.set_random_seed(run["seed"])
-    num_steps = int(batches.cardinality())
-    model, control = build(run["method"], run["rate"], backbone(), base_rate, num_steps, run["seed"], **fields)
-    recipe = Recipe("vader/movies", **fields)
-    if run["method"] == "ours" and recipe.head_init == "probe":
-        fit_head(model, batches)
-    history = model.fit(
-        batches,
-        callbacks=[*control, *callbacks],
-        class_weight=class_weight_of(recipe, base_rate),
-        shuffle=False,
-        verbose=0,
-    )
-    test_batches, test_labels = test
-    probabilities = predict(model, test_batches)
-    result = evaluation.evaluate(test_labels, probabilities, threshold=0.5, num_bootstrap=0)
-    majority = max(test_labels.mean(), 1 - test_labels.mean())
-    spread = float(probabilities.std())
-    return run | {
-        "accuracy": result.accuracy,
-        "roc_auc": result.roc_auc,
-        "spread": spread,
-        "failed": bool(result.accuracy <= majority + 0.02 or spread < 0.02),
-        "loss": history.history["loss"][-1],
-        "steps": num_steps,
-        "interventions": [str(line) for callback in control for line in callback.interventions],
-        "seconds": time.perf_counter() - started,
-        "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores",
-    }
-
-
-def train_on(run, texts, labels, backbone=load_backbone, num_steps=NUM_STEPS, callbacks=(), **fields):
-    batches = training_batches(texts, labels, run["seed"], num_steps)
-    test = test_rows(run["dataset"])
-    return train_and_measure(run, backbone, float(np.mean(labels)), batches, test, callbacks, **fields)
 
 
 def rates(keep):
@@ -161,25 +76,6 @@ def few_rows(keep):
     for seed, method in itertools.product(range(FEW_SEEDS), METHODS):
         rate = DEFAULT_RATES[method]
         keep({"section": "few_rows", "dataset": "movies", "method": method, "rate": rate, "seed": seed}, measure)
-
-
-class LearningCurve(keras.callbacks.Callback):
-    """Asks up to 500 test rows every ten steps, and keeps (step, accuracy, ROC AUC)."""
-
-    def __init__(self, dataset):
-        super().__init__()
-        batches, labels = test_rows(dataset)
-        every = -(-len(batches) // 8)  # from short to long
-        self.batches = batches[::every]
-        self.labels = np.concatenate([labels[64 * i : 64 * (i + 1)] for i in range(0, len(batches), every)])
-        self.curve, self.first_loss = [], None
-
-    def on_train_batch_end(self, batch, logs=None):
-        if self.first_loss is None:
-            self.first_loss = float(logs["loss"])
-        if batch % 10 == 9:
-            measured = evaluation.evaluate(self.labels, predict(self.model, self.batches), 0.5, num_bootstrap=0)
-            self.curve.append((batch + 1, measured.accuracy, measured.roc_auc))
 
 
 def imbalance(keep):
@@ -219,15 +115,11 @@ def head_start(keep):
 
 
 def cost(keep):
-    """4: a step with everything on against stock AdamW, in turns, in one process."""
-    run = {"section": "cost", "method": "ours", "seed": 0}
+    """4: a step with everything on against stock AdamW, in turns, in one process; peak memory in a process each."""
 
     def measure(run):
-        texts, labels = rows("movies")
-        tokens, targets = next(iter(training_batches(texts, labels, 0, 1)))
-        tokens = {name: tf.repeat(value[:, :1], 32, axis=1) for name, value in tokens.items()}
-        seconds = {}
-        models = {}
+        tokens, targets = one_batch()
+        seconds, models = {}, {}
         for method in ("strong", "ours"):
             model, callbacks = build(method, 1e-4, load_backbone(), 0.5, 1000, 0)
             models[method] = model, keras.callbacks.CallbackList(callbacks, model=model, epochs=1, steps=1000)
@@ -242,14 +134,18 @@ def cost(keep):
                     seconds[method].append(time.perf_counter() - started)
         ratios = np.array(seconds["ours"]) / np.array(seconds["strong"])
         low, high = np.quantile(np.random.default_rng(0).choice(ratios, (2000, len(ratios))).mean(1), [0.025, 0.975])
+        weights = sum(weight.value.numpy().nbytes for weight in models["ours"][0].weights)
+        with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+            peaks = {method: pool.apply(peak_memory, (method,)) for method in ("strong", "ours")}
         return run | {
             "milliseconds": {method: 1e3 * float(np.median(values)) for method, values in seconds.items()},
             "total_ratio": sum(seconds["ours"]) / sum(seconds["strong"]),
             "median_ratio": float(np.median(ratios)),
             "mean_ratio_interval": [float(low), float(high)],
+            "extra_copies_of_weights": (peaks["ours"] - peaks["strong"]) / weights,
         }
 
-    keep(run, measure)
+    keep({"section": "cost", "method": "ours", "seed": 0}, measure)
 
 
 def three_layers():

@@ -95,7 +95,7 @@ def steps_to(curve):
 
 
 def print_cost(runs):
-    line("ms a step: strong", "ours", "ratio of sums", "median ratio", "95 % of mean ratio")
+    line("ms a step: strong", "ours", "ratio of sums", "median ratio", "95 % of mean ratio", "copies of weights")
     for run in runs:
         milliseconds, (low, high) = run["milliseconds"], run["mean_ratio_interval"]
         line(
@@ -104,6 +104,7 @@ def print_cost(runs):
             f"{run['total_ratio']:.3f}",
             f"{run['median_ratio']:.3f}",
             f"{low:.3f} to {high:.3f}",
+            f"{run['extra_copies_of_weights']:+.2f}",
         )
 
 

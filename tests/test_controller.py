@@ -237,7 +237,6 @@ def test_what_cannot_be_controlled_is_refused(tiny_backbone, batch):
         (keras.optimizers.schedules.ExponentialDecay(1e-3, 100, 0.9), None),
         (keras.optimizers.schedules.PolynomialDecay(0.0, 10, 0.0), "0 at each of the 16 steps"),
     ],
-    ids=str,
 )
 def test_schedule_that_does_not_fit_the_training_is_named(tiny_backbone, batch, schedule, message):
     check = LearningRateScheduleCheck()
