@@ -1,7 +1,7 @@
 """AdamW that steps every layer at its own rate, the usual ways to choose those rates, and their schedule."""
 
 from bertbin_tf.optimizers.adamw import LayerwiseAdamW
-from bertbin_tf.optimizers.layers import distance_from_head, head_layers, layerwise_decay
+from bertbin_tf.optimizers.layers import distance_from_head, head_layers, layers_of, layerwise_decay
 from bertbin_tf.optimizers.schedules import highest_rate, sample_schedule, schedule_of, warmup_cosine
 from bertbin_tf.optimizers.statistics import LayerStatistics
 
@@ -11,6 +11,7 @@ __all__ = [
     "distance_from_head",
     "head_layers",
     "highest_rate",
+    "layers_of",
     "layerwise_decay",
     "sample_schedule",
     "schedule_of",

@@ -1,10 +1,9 @@
 """AdamW that steps every layer at its own rate, bounds its relative step, and measures what it does."""
 
-import os
-
 import keras
 import tensorflow as tf
 
+from bertbin_tf.optimizers.layers import layers_of
 from bertbin_tf.optimizers.statistics import MIN_WEIGHT_RMS, LayerStatistics
 
 
@@ -85,7 +84,7 @@ class LayerwiseAdamW(keras.optimizers.AdamW):
         super().build(variables)
         bounds = self.max_relative_step if isinstance(self.max_relative_step, dict) else {}
         mentioned = self._initial_multipliers | bounds
-        layers = _layers_of(variables, mentioned)
+        layers = layers_of(variables, mentioned)
         self._layers = tuple(dict.fromkeys(layers))
         self._layer_indices = tuple(self._layers.index(layer) for layer in layers)
         for layer in mentioned:
@@ -261,15 +260,6 @@ def _check_multiplier(layer, value):
             f"A multiplier must be a finite number >= 0, where 0 freezes the layer. Received: {layer}={value}"
         )
     return float(value)
-
-
-def _layers_of(variables, mentioned):
-    """Returns the layer of each variable: the innermost part of its path that was mentioned, or the first own part."""
-    owners = [variable.path.split("/")[:-1] or [variable.path] for variable in variables]
-    # A `Sequential` or subclassed model puts its own name in front of all its layers.
-    shared = min(len(os.path.commonprefix(owners)), *(len(owner) - 1 for owner in owners))
-    named = [[part for part in owner if part in mentioned] for owner in owners]
-    return [names[-1] if names else owner[shared] for names, owner in zip(named, owners, strict=True)]
 
 
 def _norm(tensors):

@@ -1,6 +1,8 @@
 """Which layers lie how deep, and the usual way to choose a rate for each."""
 
+import os
 import re
+from collections.abc import Collection
 
 import keras
 
@@ -50,6 +52,15 @@ def head_layers(model: keras.Model) -> list[str]:
         for layer in layers[last_block + 1 :]
         if layer.trainable_weights and id(layer) not in inside and layer.name != "pooled_dense"
     ]
+
+
+def layers_of(variables: list[keras.Variable], mentioned: Collection[str] = ()) -> list[str]:
+    """Returns the layer of each variable: the innermost part of its path that was mentioned, or the first own part."""
+    owners = [variable.path.split("/")[:-1] or [variable.path] for variable in variables]
+    # A `Sequential` or subclassed model puts its own name in front of all its layers.
+    shared = min(len(os.path.commonprefix(owners)), *(len(owner) - 1 for owner in owners))
+    named = [[part for part in owner if part in mentioned] for owner in owners]
+    return [names[-1] if names else owner[shared] for names, owner in zip(named, owners, strict=True)]
 
 
 def layerwise_decay(model: keras.Model, rate: float = 0.9) -> dict[str, float]:
