@@ -69,7 +69,7 @@ with strategy.scope():
         0.0, decay_steps=0.9 * len(batches), warmup_target=1e-4, warmup_steps=0.1 * len(batches)
     )
     # Smaller rates towards the embeddings, a larger one for the head, whose kernel begins at zero.
-    multipliers = layerwise_decay(model, 0.9) | {"logit": 50.0}
+    multipliers = layerwise_decay(model, 0.9) | {"logit": 20.0}
     model.compile(
         LayerwiseAdamW(schedule, multipliers, global_clipnorm=1.0),
         keras.losses.BinaryCrossentropy(),

@@ -32,6 +32,11 @@ def build_tiny_backbone(**kwargs):
     return keras_nlp.models.BertBackbone(**(arguments | kwargs))
 
 
+def pytest_collection_modifyitems(items):
+    """The long ones first: of two processes none then waits for the other at the end."""
+    items.sort(key=lambda item: not {"checkpoint", "slow"} & {mark.name for mark in item.iter_markers()})
+
+
 @pytest.fixture
 def eager():
     """Runs every `tf.function` eagerly: tracing a fit of the tiny model takes ten times as long as running it."""
