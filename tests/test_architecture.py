@@ -22,6 +22,7 @@ ALLOWED = {
     "evaluation": set(),
     "recipe": {"data", "models", "optimizers", "metrics", "callbacks", "distribute", "evaluation"},
     "export": {"data", "models"},
+    "doctor": {"optimizers"},
     "cli": {"assets", "data", "evaluation", "export", "recipe"},
 }
 

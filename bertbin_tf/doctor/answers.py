@@ -1,0 +1,140 @@
+"""What the model answers before it is trained any further, and what its head gets to see."""
+
+import functools
+import math
+
+import keras
+import numpy as np
+import tensorflow as tf
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import cross_val_predict
+
+from bertbin_tf.doctor.batches import Batches, find_tokens
+from bertbin_tf.doctor.patient import Patient
+
+NUM_FEATURE_ROWS = 512
+NUM_PADDINGS = 8
+
+
+class Answers:
+    """Forward passes, not in training.
+
+    Args:
+        patient: The model.
+        data: Batches to ask it; at least one.
+    """
+
+    def __init__(self, patient: Patient, data: Batches):
+        self._patient, self._data = patient, data
+
+    @functools.cached_property
+    def outputs(self) -> np.ndarray:
+        """The first output for the first batch, float64 of shape `(rows, units)`."""
+        return _flat(self._patient.model(self._data.first[0], training=False))
+
+    @functools.cached_property
+    def logits(self) -> np.ndarray:
+        """`outputs` before sigmoid or softmax, one per row, as far as the outputs alone can tell."""
+        outputs = self.outputs
+        if outputs.shape[1] == 2:
+            is_softmax = np.allclose(outputs.sum(axis=1), 1, atol=1e-2) and (outputs >= 0).all()
+            outputs = np.log(np.clip(outputs, 1e-30, None)) if is_softmax else outputs
+            return outputs[:, 1] - outputs[:, 0]
+        outputs = outputs[:, 0]
+        if not self.are_probabilities:
+            return outputs
+        outputs = np.clip(outputs, 1e-30, 1 - 1e-16)
+        return np.log(outputs) - np.log1p(-outputs)
+
+    @property
+    def are_probabilities(self) -> bool:
+        """Whether all outputs lie in [0, 1]."""
+        return bool(((self.outputs >= 0) & (self.outputs <= 1)).all())
+
+    @functools.cached_property
+    def loss(self) -> float:
+        """The compiled loss of the first batch, without penalties on weights."""
+        x, y, sample_weight = self._data.first
+        model = self._patient.model
+        outputs = model(x, training=False)
+        return float(model.compute_loss(x, y, outputs, sample_weight)) - self.penalty
+
+    @functools.cached_property
+    def penalty(self) -> float:
+        """What regularisers add to the loss."""
+        return float(sum(float(loss) for loss in self._patient.model.losses))
+
+    @functools.cached_property
+    def features(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """What the last dense layer gets for up to 512 rows, and their labels; `None` if it cannot be asked."""
+        if self._encode is None:
+            return None
+        features, labels = [], []
+        for (x, _, _), batch_labels in zip(self._data.batches, self._data.labels_by_batch, strict=False):
+            features.append(self._encode(x))
+            labels.append(batch_labels)
+            if sum(map(len, labels)) >= NUM_FEATURE_ROWS:
+                break
+        return (np.concatenate(features), np.concatenate(labels)) if labels else None
+
+    @functools.cached_property
+    def probe_auc(self) -> float:
+        """`cross_validated_auc` of `features`; NaN if they cannot be had or are not finite."""
+        if self.features is None or not np.isfinite(self.features[0]).all():
+            return math.nan
+        return cross_validated_auc(*self.features)
+
+    @functools.cached_property
+    def feature_spread(self) -> float:
+        """Mean standard deviation of the features over rows, relative to their root mean square; NaN if unknown."""
+        if self.features is None:
+            return math.nan
+        features = self.features[0]
+        return float(features.std(axis=0).mean() / max(np.sqrt((features**2).mean()), 1e-12))
+
+    @functools.cached_property
+    def padding_effect(self) -> float:
+        """How far eight more paddings move the features of the first rows, relative to their spread; NaN if unknown."""
+        x = self._data.first[0]
+        tokens = find_tokens(keras.tree.map_structure(np.asarray, x))
+        if self._encode is None or tokens is None or tokens.mask is None or self._data.tokens is None:
+            return math.nan
+        longer = keras.tree.map_structure(lambda array: _padded(array, tokens, self._data.tokens.padding), x)
+        try:
+            before, after = self._encode(x), self._encode(longer)
+        except Exception:  # a fixed length, or no more positions
+            return math.nan
+        return float(np.abs(after - before).mean() / max(before.std(axis=0).mean(), 1e-12))
+
+    @functools.cached_property
+    def _encode(self):
+        layer, model = self._patient.logit_layer, self._patient.model
+        try:
+            encoder = keras.Model(model.input, layer.input)
+        except (AttributeError, ValueError, TypeError):  # subclassed, or with a layer that is used twice
+            return None
+        return lambda x: np.asarray(encoder(x, training=False), dtype="float32").reshape(_num_rows(x), -1)
+
+
+def cross_validated_auc(features, labels: np.ndarray) -> float:
+    """Returns the five-fold ROC AUC of a logistic regression; NaN if there are too few rows of a class."""
+    if set(labels) != {0, 1} or min(np.bincount(labels.astype(int))) < 5:
+        return math.nan
+    answers = cross_val_predict(LogisticRegression(max_iter=300), features, labels, cv=5, method="decision_function")
+    return float(roc_auc_score(labels, answers))
+
+
+def _flat(outputs):
+    first = np.asarray(tf.cast(keras.tree.flatten(outputs)[0], tf.float64))
+    return first.reshape(len(first), -1)
+
+
+def _num_rows(x):
+    return len(keras.tree.flatten(x)[0])
+
+
+def _padded(array, tokens, padding):
+    values = np.asarray(array)
+    value = padding if values.shape == tokens.ids.shape and np.array_equal(values, tokens.ids) else 0
+    return np.pad(values, [(0, 0), (0, NUM_PADDINGS)], constant_values=value)

@@ -1,0 +1,215 @@
+"""The user's data as the model gets it: the first batches of the real iterator, and what is in them."""
+
+import functools
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+NUM_ROWS = 2048
+SECONDS = 10.0
+
+
+class Batches:
+    """The first batches that a data source gives, read once and kept as numpy arrays.
+
+    Args:
+        source: What `fit` takes: a `tf.data.Dataset`, a `keras.utils.PyDataset`, a tuple of arrays, an iterable of
+            batches. An iterator that can be read only once is left unread, for nobody could put it back.
+        preprocess: Function from the texts of a batch to tokens, for a model with a tokenizer inside. Defaults to
+            `None`.
+        num_rows: Int, of so many rows the inputs are kept; of the others only the labels. Defaults to `2048`.
+        seconds: Float, after so many seconds reading ends. Defaults to `10.0`.
+
+    Attributes:
+        batches: List of `(x, y, sample_weight)`, as given, in numpy arrays.
+        labels_by_batch: List of float arrays of shape `(rows,)`, of these batches and of more.
+        num_batches: Int, the batches of one epoch, or `None` if that is not known.
+        gives_nothing_again: Bool, whether a second reading came to nothing.
+        is_whole: Bool, whether the source came to its end.
+        is_shuffled_by_fit: Bool, whether `fit` shuffles it, as it does with arrays.
+        problem: String, why nothing or not all could be read, or an empty string.
+    """
+
+    def __init__(self, source: Any, preprocess=None, *, num_rows: int = NUM_ROWS, seconds: float = SECONDS):
+        self.batches, self.labels_by_batch, self.is_whole, self.problem = [], [], False, ""
+        self.gives_nothing_again, self.num_batches = False, _count(source)
+        self.is_shuffled_by_fit = _is_arrays(source)
+        if isinstance(source, Iterator):
+            self.problem = (
+                f"the data are a {type(source).__name__}, which can be read only once, so they were left unread. "
+                "Give a tf.data.Dataset, a PyDataset, arrays or a list of batches"
+            )
+            return
+        started, rows = time.monotonic(), 0
+        try:
+            for element in _iterate(source):
+                x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(element)
+                if y is not None:
+                    self.labels_by_batch.append(flat_labels(keras.tree.map_structure(_to_numpy, y)))
+                if rows < num_rows:
+                    x = preprocess(x) if preprocess else x
+                    self.batches.append(keras.tree.map_structure(_to_numpy, (x, y, sample_weight)))
+                    rows += len(keras.tree.flatten(self.batches[-1][0])[0])
+                if time.monotonic() > started + seconds:
+                    break
+            else:
+                self.is_whole, self.num_batches = True, len(self.labels_by_batch)
+            self.gives_nothing_again = bool(self.batches) and next(iter(_iterate(source)), None) is None
+        except Exception as error:  # whatever the user's own code raises
+            self.problem = f"the data raised {type(error).__name__} after {len(self.batches)} batches: {error}"
+
+    @functools.cached_property
+    def first(self) -> tuple:
+        """`(x, y, sample_weight)` of the first batch, as tensors, of at most 32 rows."""
+        if not self.batches:
+            raise LookupError("there is no batch to ask the model")
+        return keras.tree.map_structure(
+            lambda array: None if array is None else tf.constant(array[:32]), self.batches[0]
+        )
+
+    @property
+    def num_rows(self) -> int:
+        """The number of rows read."""
+        return sum(self.sizes)
+
+    @functools.cached_property
+    def sizes(self) -> list[int]:
+        """The number of rows of each batch."""
+        return [len(keras.tree.flatten(x)[0]) for x, _, _ in self.batches]
+
+    @functools.cached_property
+    def labels(self) -> np.ndarray:
+        """Float array of shape `(rows,)`; of two columns, the second one; empty if there are no labels."""
+        return np.concatenate(self.labels_by_batch) if self.labels_by_batch else np.zeros(0)
+
+    @functools.cached_property
+    def _found(self):
+        return [find_tokens(x) for x, _, _ in self.batches]
+
+    @property
+    def token_batches(self) -> list[np.ndarray]:
+        """The token ids of each batch, of shape `(rows, length)`, each as long as the model gets it."""
+        return [tokens.ids for tokens in self._found if tokens is not None]
+
+    @functools.cached_property
+    def tokens(self) -> "Tokens | None":
+        """The tokens of all rows, or `None` if no input looks like token ids."""
+        found = self._found
+        if not found or any(tokens is None for tokens in found):
+            return None
+        padding = _padding_of(self.token_batches)
+        return Tokens(*(_stack([tokens[i] for tokens in found], padding if i == 0 else 0) for i in range(3)), padding)
+
+
+class Tokens:
+    """Token ids, padding mask and segments of rows, int arrays of shape `(rows, length)`; the latter two may be `None`.
+
+    Args:
+        ids, mask, segments: The arrays.
+        padding: Int, the id that rows are filled up with. Defaults to `0`.
+    """
+
+    def __init__(self, ids, mask=None, segments=None, padding: int = 0):
+        self.ids, self.mask, self.segments, self.padding = ids, mask, segments, padding
+
+    def __getitem__(self, index):
+        return (self.ids, self.mask, self.segments)[index]
+
+    @functools.cached_property
+    def is_padding(self) -> np.ndarray:
+        """Bool array: where the end of a row is filled up."""
+        return np.cumprod((self.ids == self.padding)[:, ::-1], axis=1)[:, ::-1].astype(bool)
+
+    @functools.cached_property
+    def lengths(self) -> np.ndarray:
+        """Int array of shape `(rows,)`: tokens that are not padding, by the ids and not by the mask."""
+        return (~self.is_padding).sum(axis=1)
+
+    @functools.cached_property
+    def keys(self) -> list[bytes]:
+        """Each row's tokens without padding, to be compared."""
+        return [row[:length].tobytes() for row, length in zip(self.ids, self.lengths, strict=True)]
+
+
+def flat_labels(y: Any) -> np.ndarray:
+    """Returns a batch of labels, of shape `(rows,)`, `(rows, 1)` or `(rows, 2)`, as floats of shape `(rows,)`."""
+    labels = np.asarray(keras.tree.flatten(y)[0], dtype="float64")
+    if labels.ndim > 1 and labels.shape[-1] == 2:
+        labels = labels[..., 1]
+    return labels.reshape(len(labels), -1)[:, 0]
+
+
+def find_tokens(x: Any) -> Tokens | None:
+    """Returns the tokens among a model's inputs: by their names, or by their values where they have none."""
+    named = {}
+    for path, array in keras.tree.flatten_with_path(x):
+        if np.ndim(array) == 2 and np.issubdtype(np.asarray(array).dtype, np.number):
+            named["/".join(map(str, path)).lower()] = np.asarray(array)
+    mask = _named(named, "mask", "attention")
+    segments = _named(named, "segment", "type")
+    ids = _named({name: array for name, array in named.items() if array is not mask and array is not segments}, "id")
+    if ids is None and named:
+        rest = [array for array in named.values() if array is not mask and array is not segments]
+        ids = max(rest, key=np.max, default=None)
+        binary = [array for array in rest if array is not ids and set(np.unique(array)) <= {0, 1}]
+        mask = binary[0] if mask is None and binary else mask
+    return None if ids is None else Tokens(ids.astype("int64"), mask, segments)
+
+
+def _named(arrays, *words):
+    return next((array for name, array in arrays.items() if any(word in name for word in words)), None)
+
+
+def _padding_of(arrays):
+    """Returns the id that most rows end with more than once, 0 if none does."""
+    ends = np.concatenate([array[array[:, -1] == array[:, -2], -1] for array in arrays if array.shape[1] > 1] or [[]])
+    values, counts = np.unique(ends, return_counts=True)
+    return int(values[np.argmax(counts)]) if len(values) else 0
+
+
+def _stack(arrays, padding):
+    if any(array is None for array in arrays):
+        return None
+    length = max(array.shape[1] for array in arrays)
+    widths = [[(0, 0), (0, length - array.shape[1])] for array in arrays]
+    return np.concatenate(
+        [np.pad(array, width, constant_values=padding) for array, width in zip(arrays, widths, strict=True)]
+    )
+
+
+def _is_arrays(source):
+    return isinstance(source, tuple) and 2 <= len(source) <= 3 and not isinstance(source[0], tuple)
+
+
+def _count(source):
+    if isinstance(source, tf.data.Dataset):
+        count = int(source.cardinality())
+        return count if count >= 0 else None
+    return source.num_batches if isinstance(source, keras.utils.PyDataset) else None
+
+
+def _iterate(source):
+    if isinstance(source, keras.utils.PyDataset):
+        return (source[i] for i in range(source.num_batches or len(source)))
+    if _is_arrays(source):
+        arrays = keras.tree.map_structure(lambda array: None if array is None else np.asarray(array), source)
+        num_rows = len(keras.tree.flatten(arrays[0])[0])
+        rows = (slice(i, i + 32) for i in range(0, num_rows, 32))
+        return (_slice(arrays, some) for some in rows)
+    return iter(source)
+
+
+def _slice(arrays, rows):
+    return keras.tree.map_structure(lambda array: None if array is None else array[rows], arrays)
+
+
+def _to_numpy(value):
+    if value is None:
+        return None
+    if isinstance(value, tf.RaggedTensor | tf.SparseTensor):
+        value = value.to_tensor() if isinstance(value, tf.RaggedTensor) else tf.sparse.to_dense(value)
+    return keras.ops.convert_to_numpy(value) if tf.is_tensor(value) else np.asarray(value)

@@ -1,0 +1,63 @@
+"""Everything that rules conclude from: measured once each, when the first rule asks for it."""
+
+import functools
+import math
+
+import numpy as np
+import scipy.sparse
+
+from bertbin_tf.doctor.answers import Answers, cross_validated_auc
+from bertbin_tf.doctor.batches import Batches
+from bertbin_tf.doctor.patient import Patient
+from bertbin_tf.doctor.response import Response
+from bertbin_tf.doctor.steps import Steps
+
+
+class Evidence:
+    """A model and its data, as measured.
+
+    Args:
+        patient: The model.
+        train: The training data.
+        validation: The validation data, or `None`. Defaults to `None`.
+    """
+
+    def __init__(self, patient: Patient, train: Batches, validation: Batches | None = None):
+        self.patient, self.train, self.validation = patient, train, validation
+
+    @functools.cached_property
+    def answers(self) -> Answers:
+        """Forward passes."""
+        return Answers(self.patient, self.train)
+
+    @functools.cached_property
+    def response(self) -> Response:
+        """Loss and gradient at known logits."""
+        return Response(self.patient, self.train)
+
+    @functools.cached_property
+    def steps(self) -> Steps:
+        """Gradients, rates, first steps."""
+        return Steps(self.patient, self.train)
+
+    @functools.cached_property
+    def base_rate(self) -> float:
+        """The share of positive labels."""
+        return float(self.train.labels.mean()) if len(self.train.labels) else math.nan
+
+    @functools.cached_property
+    def entropy(self) -> float:
+        """The cross-entropy of the best constant answer, in nats."""
+        return -sum(p * math.log(p) for p in (self.base_rate, 1 - self.base_rate) if p > 0)
+
+    @functools.cached_property
+    def bag_of_tokens_auc(self) -> float:
+        """ROC AUC of a logistic regression on which tokens a text has, five-fold; NaN without tokens or two classes."""
+        tokens = self.train.tokens
+        if tokens is None:
+            return math.nan
+        labels = self.train.labels[: len(tokens.ids)]
+        rows, columns = np.nonzero(~tokens.is_padding)
+        shape = (len(tokens.ids), int(tokens.ids.max()) + 1)
+        counts = scipy.sparse.csr_matrix((np.ones(len(rows), "float32"), (rows, tokens.ids[rows, columns])), shape)
+        return cross_validated_auc(counts.minimum(1), labels)

@@ -1,0 +1,146 @@
+"""The model under examination: its parts, and how it is put back as it was."""
+
+import contextlib
+import functools
+import random
+import re
+from collections.abc import Iterator
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from bertbin_tf.optimizers import layers_of
+
+
+class Patient:
+    """A compiled model, and where its parts are.
+
+    Args:
+        model: A compiled `keras.Model`, of any kind. What cannot be found in it is `None` or empty.
+    """
+
+    def __init__(self, model: keras.Model):
+        self.model = model
+
+    @functools.cached_property
+    def backbone(self) -> list[keras.layers.Layer]:
+        """The layers of the text encoder: embeddings and transformer blocks; an empty list if there is none."""
+        blocks = [
+            layer for layer in self.all_layers if re.search(r"_layer_(\d+)$|[Tt]ransformer|[Ee]ncoder", layer.name)
+        ]
+        embeddings = [layer for layer in self.all_layers if "embedding" in layer.name and layer.weights]
+        return [*embeddings, *(layer for layer in blocks if layer.weights and not isinstance(layer, keras.Model))]
+
+    @functools.cached_property
+    def all_layers(self) -> list[keras.layers.Layer]:
+        """All layers, those inside of others included, in the order of the model."""
+        return list(self.model._flatten_layers(include_self=False))
+
+    @functools.cached_property
+    def backbone_weights(self) -> list[keras.Variable]:
+        """The encoder's weights, each once."""
+        return list({id(weight): weight for layer in self.backbone for weight in layer.weights}.values())
+
+    @functools.cached_property
+    def vocabulary_size(self) -> int | None:
+        """The number of rows of the token embedding, or `None`."""
+        embeddings = [layer for layer in self.all_layers if isinstance(layer, keras.layers.Embedding)]
+        return max((layer.input_dim for layer in embeddings), default=None)
+
+    @functools.cached_property
+    def logit_layer(self) -> keras.layers.Layer | None:
+        """The last dense layer, whose output becomes the answer."""
+        dense = [layer for layer in self.all_layers if isinstance(layer, keras.layers.Dense) and layer.built]
+        return next((layer for layer in reversed(dense) if layer.units in (1, 2)), None)
+
+    @property
+    def is_float16(self) -> bool:
+        """Whether some layer computes in float16."""
+        return any(layer.compute_dtype == "float16" for layer in self.all_layers)
+
+    @property
+    def optimizer(self) -> keras.optimizers.Optimizer | None:
+        """The optimizer that steps; under loss scaling, the one inside."""
+        optimizer = self.model.optimizer
+        return getattr(optimizer, "inner_optimizer", optimizer)
+
+    def layer_of(self, variable: keras.Variable) -> str:
+        """The name of the layer that a weight belongs to, as `LayerwiseAdamW` names it."""
+        return self._names[id(variable)]
+
+    @functools.cached_property
+    def _names(self):
+        weights = self.model.weights
+        return dict(zip(map(id, weights), layers_of(weights), strict=True))
+
+    @property
+    def preprocess(self):
+        """Function from texts to tokens that the model's own `fit` applies, or `None`."""
+        return getattr(self.model, "preprocessor", None)
+
+
+@contextlib.contextmanager
+def put_back(model: keras.Model) -> Iterator[None]:
+    """Leaves weights, optimizer, metrics, seeds and the state of all random generators as they were, bit for bit.
+
+    Args:
+        model: The compiled model.
+    """
+    variables = _variables_of(model)
+    values = [tf.identity(variable.value) for variable in variables]
+    trainable = [(layer, layer.trainable) for layer in model._flatten_layers()]
+    states = random.getstate(), np.random.get_state()
+    with _global_seed(), _tensorflow_seed():
+        try:
+            yield
+        finally:
+            for variable, value in zip(variables, values, strict=True):
+                variable.assign(value)
+            # From the outside in, for a model passes it on to its layers.
+            for layer, was_trainable in trainable:
+                if layer.trainable != was_trainable:
+                    layer.trainable = was_trainable
+            random.setstate(states[0])
+            np.random.set_state(states[1])
+
+
+def _variables_of(model):
+    """Every variable that looking at a model may change, each once."""
+    owners = [model.variables]
+    if model.optimizer is not None and model.optimizer.built:
+        owners.append(model.optimizer.variables)
+    owners.append([variable for metric in model.metrics for variable in metric.variables])
+    return list({id(variable): variable for some in owners for variable in some}.values())
+
+
+@contextlib.contextmanager
+def _global_seed():
+    """Keras' generator for layers without one of their own."""
+    from keras.src.backend.common import global_state
+
+    generator = global_state.get_global_attribute("global_seed_generator")
+    state = None if generator is None else tf.identity(generator.state.value)
+    try:
+        yield
+    finally:
+        if generator is None:
+            global_state.set_global_attribute("global_seed_generator", None)
+        else:
+            global_state.set_global_attribute("global_seed_generator", generator)
+            generator.state.assign(state)
+
+
+@contextlib.contextmanager
+def _tensorflow_seed():
+    """TensorFlow's count of the operations that were given no seed."""
+    from tensorflow.python.eager import context
+
+    generator = context.context()._rng
+    state = None if generator is None else generator.getstate()
+    try:
+        yield
+    finally:
+        context.context()._rng = generator
+        if generator is not None:
+            generator.setstate(state)

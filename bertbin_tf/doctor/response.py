@@ -1,0 +1,129 @@
+"""How answer, loss and gradient respond to a known logit: the test of everything behind the last dense layer."""
+
+import functools
+from typing import NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from bertbin_tf.doctor.batches import Batches
+from bertbin_tf.doctor.patient import Patient
+
+# So large that a sigmoid is 0 or 1, medium, and none.
+LOGITS = (-20.0, -3.0, 0.0, 3.0, 20.0)
+
+
+class Reply(NamedTuple):
+    """What followed from one logit.
+
+    Args:
+        answer: Float, the model's last output.
+        loss: Float, the compiled loss.
+        gradient: Float, d loss / d logit.
+    """
+
+    answer: float
+    loss: float
+    gradient: float
+
+
+class Response:
+    """Replies to known logits, and to labels that change places.
+
+    Args:
+        patient: The model.
+        data: Batches; the first one's first rows are used.
+    """
+
+    def __init__(self, patient: Patient, data: Batches):
+        self._patient, self._data = patient, data
+
+    @functools.cached_property
+    def replies(self) -> dict[tuple[float, int], Reply] | None:
+        """`Reply` by logit and label, or `None` if the model has no last dense layer.
+
+        What is measured is the model's own tail and loss, whatever they are called. With binary cross-entropy the
+        gradient is `p - y`.
+        """
+        if self._patient.logit_layer is None:
+            return None
+        answer = self._tail or self._whole
+        x, y, _ = keras.tree.map_structure(lambda array: None if array is None else array[:2], self._data.first)
+        return {(z, label): self._reply(answer, x, y, z, label) for z in LOGITS for label in (0, 1)}
+
+    @functools.cached_property
+    def _tail(self):
+        """The model behind the last dense layer's product, as a function from logits; `None` if it cannot be cut."""
+        model, layer = self._patient.model, self._patient.logit_layer
+        try:
+            behind = (lambda x: x) if model.output is layer.output else keras.Model(layer.output, model.output)
+        except (AttributeError, ValueError, TypeError):  # subclassed, or one of several outputs
+            return None
+        return lambda x, logits: behind(layer.activation(tf.cast(logits, layer.compute_dtype)))
+
+    def _whole(self, x, logits):
+        """The whole model, its last dense layer made to say the logits whatever it gets."""
+        layer = self._patient.logit_layer
+
+        def say(inputs, *_, **__):
+            return layer.activation(tf.cast(logits, layer.compute_dtype))
+
+        usual, layer.call = layer.call, say
+        try:
+            return self._patient.model(x, training=False)
+        finally:
+            layer.call = usual
+
+    @functools.cached_property
+    def is_blind_to_order(self) -> bool:
+        """Whether the loss stays the same when labels change places, though not when they change."""
+        half = np.arange(len(self._data.labels_by_batch[0][:32])) % 2
+        if len(half) < 2:
+            return False
+        swapped = self._loss_of(half, 1 - half) - self._loss_of(half, half)
+        changed = self._loss_of(half, np.ones_like(half)) - self._loss_of(half, np.zeros_like(half))
+        shifted = self._loss_of(np.ones_like(half), half) - self._loss_of(half, half)
+        return abs(swapped) < 1e-5 and max(abs(changed), abs(shifted)) > 1e-3
+
+    def _loss_of(self, answers, labels):
+        """The compiled loss of answers 0.3 (for 0) and 0.9 (for 1) in the shape of the model's."""
+        model = self._patient.model
+        x, y, _ = self._data.first
+        values = np.where(answers, 0.9, 0.3)
+
+        def like(output):
+            shaped = values.reshape([-1] + [1] * (len(output.shape) - 1))
+            if len(output.shape) > 1 and output.shape[-1] == 2:
+                shaped = np.concatenate([1 - shaped, shaped], axis=-1)
+            return tf.constant(shaped, output.dtype)
+
+        return float(model.compute_loss(x, _labels(y, labels), keras.tree.map_structure(like, self._outputs), None))
+
+    @functools.cached_property
+    def _outputs(self):
+        return self._patient.model(self._data.first[0], training=False)
+
+    def _reply(self, answer, x, y, logit, label):
+        model = self._patient.model
+        units = self._patient.logit_layer.units
+        logits = tf.constant([[0.0] * (units - 1) + [logit]] * 2)
+        with tf.GradientTape() as tape:
+            tape.watch(logits)
+            outputs = answer(x, logits)
+            loss = model.compute_loss(x, _labels(y, np.full(2, label)), outputs, None)
+        gradient = tape.gradient(loss, logits)
+        said = np.asarray(tf.cast(keras.tree.flatten(outputs)[0], tf.float64)).reshape(2, -1)[0, -1]
+        return Reply(float(said), float(loss), 0.0 if gradient is None else float(tf.reduce_sum(gradient[:, -1])))
+
+
+def _labels(y, labels):
+    """Returns 0/1 labels in the shapes and dtypes of the user's."""
+
+    def like(array):
+        shape = array.shape
+        if len(shape) > 1 and shape[-1] == 2:
+            return tf.constant(np.eye(2)[labels].reshape(shape), array.dtype)
+        return tf.constant(np.reshape(labels, [-1] + [1] * (len(shape) - 1)) * np.ones(shape), array.dtype)
+
+    return keras.tree.map_structure(like, y)

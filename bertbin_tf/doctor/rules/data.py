@@ -1,0 +1,251 @@
+"""What can be wrong with rows, labels and tokens."""
+
+import collections
+
+import numpy as np
+
+from bertbin_tf.doctor.evidence import Evidence
+from bertbin_tf.doctor.rules.registry import Proof, rule
+
+
+@rule
+def data_exhausted(evidence: Evidence) -> Proof | None:
+    """The data come to an end before training does, or give nothing the second time: later epochs train on nothing."""
+    train = evidence.train
+    if train.problem or not train.is_whole:
+        return None
+    if not train.batches:
+        return Proof(
+            "the training data have no batch at all", "print(next(iter(train_data)))  # what was filtered away?"
+        )
+    if train.gives_nothing_again:
+        return Proof(
+            f"the training data gave {len(train.labels_by_batch)} batches when read first, and none when read again: a "
+            "generator was made once and is used up",
+            "tf.data.Dataset.from_generator(lambda: read_rows(), ...)  # make the generator inside the function",
+        )
+    return None
+
+
+@rule
+def labels_out_of_range(evidence: Evidence) -> Proof | None:
+    """Binary cross-entropy takes labels 0 and 1. With others its minimum lies at infinity, or nowhere."""
+    labels = evidence.train.labels
+    if not len(labels) or (np.isfinite(labels) & (labels >= 0) & (labels <= 1)).all():
+        return None
+    values, counts = np.unique(labels, return_counts=True)
+    shown = ", ".join(f"{value:g} ({count:,})" for value, count in zip(values[:5], counts[:5], strict=True))
+    low, high = values[0], values[-1]
+    remedy = "dataset = dataset.filter(lambda x, y: tf.math.is_finite(y))"
+    if len(values) == 2 and np.isfinite(values).all():
+        remedy = f"dataset = dataset.map(lambda x, y: (x, tf.cast(y > {low:g}, tf.float32)))  # {high:g} becomes 1"
+    return Proof(f"the labels are {shown}; they must be 0 and 1", remedy)
+
+
+@rule
+def one_class(evidence: Evidence) -> Proof | None:
+    """All labels are the same, so the best answer is a constant, and the model learns it."""
+    labels = evidence.train.labels
+    if not evidence.train.is_whole or len(labels) < 2 or len(set(labels)) > 1:
+        return None
+    return Proof(
+        f"all {len(labels):,} training labels are {labels[0]:g}",
+        "print(np.unique(labels, return_counts=True))  # a filter, a slice of sorted rows, a label that was misread?",
+    )
+
+
+@rule
+def labels_not_shuffled(evidence: Evidence) -> Proof | None:
+    """Rows come sorted by label, so each step unlearns what the one before it learned, and the last class wins."""
+    train = evidence.train
+    batches = [labels for labels in train.labels_by_batch if len(labels) > 1]
+    if train.is_shuffled_by_fit or len(batches) < 4 or len(set(train.labels)) > 2:
+        return None
+    means = np.array([labels.mean() for labels in batches])
+    num_pure = int(((means == 0) | (means == 1)).sum())
+    rate = float(train.labels.mean())
+    expected = np.mean([rate ** len(labels) + (1 - rate) ** len(labels) for labels in batches]) * len(batches)
+    sizes = np.array([len(labels) for labels in batches])
+    # The squared deviation of a batch's mean from the base rate is that of independent draws where rows are mixed.
+    excess = float(np.mean((means - rate) ** 2 * sizes) / max(rate * (1 - rate), 1e-9)) if 0 < rate < 1 else 0.0
+    is_sorted_out_of_sight = 0 < len(set(train.labels)) < 2 and not train.is_whole and len(train.labels) >= 256
+    if excess < 4 and not is_sorted_out_of_sight:
+        return None
+    return Proof(
+        f"{num_pure} of {len(batches)} batches hold one class only, where {expected:.1f} would if rows were mixed; the "
+        f"share of positives varies between batches {excess:.0f} times as much as it should",
+        "dataset = dataset.unbatch().shuffle(num_rows, seed=0).batch(32)  # num_rows: all; fit does not shuffle",
+    )
+
+
+@rule
+def texts_empty_or_constant(evidence: Evidence) -> Proof | None:
+    """Most rows are the same text, or none, so there is nothing to learn from."""
+    tokens = evidence.train.tokens
+    if tokens is None or len(tokens.ids) < 16:
+        return None
+    num_empty = int((tokens.lengths <= 2).sum())
+    (_, num_same), *_ = collections.Counter(tokens.keys).most_common(1)
+    num_rows = len(tokens.ids)
+    if max(num_empty, num_same) <= 0.5 * num_rows:
+        return None
+    return Proof(
+        f"of {num_rows:,} rows {num_empty:,} have no token but start and end, and {num_same:,} are one and the same",
+        "for x, y in dataset.take(1): print(tokenizer.detokenize(x['token_ids'][:5]))  # is this the right column?",
+    )
+
+
+@rule
+def input_order_wrong(evidence: Evidence) -> Proof | None:
+    """Token ids, padding mask and segments have changed places: the embedding looks up a mask."""
+    tokens = evidence.train.tokens
+    if tokens is None or tokens.ids.shape[1] < 3 or tokens.ids.max() > 1:
+        return None
+    others = {"padding mask": tokens.mask, "segments": tokens.segments}
+    wrong = {name: int(array.max()) for name, array in others.items() if array is not None and array.max() > 1}
+    if not wrong:
+        return None
+    name, highest = next(iter(wrong.items()))
+    return Proof(
+        f"the token ids are 0 and 1 only, and the {name} goes up to {highest}",
+        "x = {'token_ids': token_ids, 'padding_mask': padding_mask, 'segment_ids': segment_ids}  # by name",
+    )
+
+
+@rule
+def padding_mask_wrong(evidence: Evidence) -> Proof | None:
+    """The padding mask does not say which tokens are padding: the model reads padding, or does not read the text."""
+    tokens = evidence.train.tokens
+    if tokens is None or tokens.mask is None or set(np.unique(tokens.mask)) - {0, 1}:
+        return None
+    mask = tokens.mask.astype(bool)
+    num_hidden = int((~mask & ~tokens.is_padding).any(axis=1).sum())
+    num_read = int((mask & tokens.is_padding).any(axis=1).sum())
+    # A last token that is equal to the padding id is no fault.
+    if max(num_hidden, num_read) > 0.05 * len(mask):
+        return Proof(
+            f"of {len(mask):,} rows {num_hidden:,} hide tokens behind the mask, and {num_read:,} let padding through "
+            f"(id {tokens.padding} at the end of a row)",
+            f"x['padding_mask'] = x['token_ids'] != {tokens.padding}",
+        )
+    if evidence.answers.padding_effect > 0.1:
+        return Proof(
+            f"eight more paddings, masked, move what the head sees by {evidence.answers.padding_effect:.0%} of its "
+            "spread over texts: the model does not heed its mask",
+            "features = backbone({'token_ids': ids, 'padding_mask': mask, 'segment_ids': segments})  # the mask too",
+        )
+    return None
+
+
+@rule
+def tokenizer_mismatch(evidence: Evidence) -> Proof | None:
+    """The tokens are not those of the encoder's vocabulary: most words are unknown to it, or are other words."""
+    tokens = evidence.train.tokens
+    if tokens is None or not tokens.lengths.sum():
+        return None
+    inner = tokens.ids[~tokens.is_padding]
+    ends = set(tokens.ids[:, 0]) | {row[n - 1] for row, n in zip(tokens.ids, tokens.lengths, strict=True) if n}
+    is_special = np.isin(inner, list(ends)) if len(ends) <= 2 else np.zeros(len(inner), bool)
+    words = inner[~is_special]
+    if len(words) < 200:
+        return None
+    values, counts = np.unique(words, return_counts=True)
+    share, token = counts.max() / len(words), int(values[np.argmax(counts)])
+    vocabulary_size = evidence.patient.vocabulary_size
+    if vocabulary_size is not None and values[-1] >= vocabulary_size:
+        return Proof(
+            f"token id {values[-1]} is outside of the encoder's vocabulary of {vocabulary_size:,}",
+            "preprocessor = load_preprocessor(preset)  # the preset that the encoder was loaded from",
+        )
+    if share < 0.25 or len(values) < 3:
+        return None
+    return Proof(
+        f"{share:.0%} of the words are the token {token}, as the unknown word is where text and vocabulary do not fit",
+        "preprocessor = load_preprocessor(preset)  # of the encoder's preset: it lowercases where the vocabulary does",
+    )
+
+
+@rule
+def texts_truncated(evidence: Evidence) -> Proof | None:
+    """Texts are cut so short that what decides the label is cut away."""
+    tokens = evidence.train.tokens
+    if tokens is None or len(tokens.ids) < 16:
+        return None
+    length = tokens.ids.shape[1]
+    is_fixed = len({batch.shape[1] for batch in evidence.train.token_batches}) == 1
+    share = float((tokens.lengths == length).mean())
+    if not is_fixed or share < 0.5 or length > 32 or len(set(tokens.lengths)) == 1 and length > 16:
+        return None
+    return Proof(
+        f"{share:.0%} of the texts fill all {length} tokens, so they were cut there",
+        f"preprocessor = load_preprocessor(preset, sequence_length={max(64, 4 * length)})",
+    )
+
+
+@rule
+def class_imbalance(evidence: Evidence) -> Proof | None:
+    """One class is rare and the head starts at even odds: the first epochs go into learning the base rate."""
+    rate = evidence.base_rate
+    if not min(rate, 1 - rate) < 0.1 or not evidence.answers.are_probabilities:
+        return None
+    if evidence.answers.loss < 1.5 * evidence.entropy + 0.05:
+        return None
+    return Proof(
+        f"{rate:.1%} of the labels are positive, and the first loss is {evidence.answers.loss:.2f}, where the base "
+        f"rate alone gives {evidence.entropy:.2f}",
+        f"keras.layers.Dense(1, 'sigmoid', bias_initializer=LogOdds({rate:.3g}))",
+    )
+
+
+@rule
+def leak_between_splits(evidence: Evidence) -> Proof | None:
+    """Validation texts were trained on, so the validation figures say nothing."""
+    if evidence.validation is None or evidence.validation.tokens is None or evidence.train.tokens is None:
+        return None
+    seen = set(evidence.train.tokens.keys)
+    keys = [key for key in evidence.validation.tokens.keys if len(key) > 5 * 8]
+    num_leaked = sum(key in seen for key in keys)
+    if num_leaked <= 0.1 * len(keys) or num_leaked < 5:
+        return None
+    return Proof(
+        f"{num_leaked:,} of {len(keys):,} validation texts are among the {len(seen):,} training texts read",
+        "train, validation = data.split(rows, 0.1)  # by text, so that no text is on both sides",
+    )
+
+
+@rule
+def train_validation_mismatch(evidence: Evidence) -> Proof | None:
+    """Training and validation data are not of one kind: what is learned from the one does not hold for the other."""
+    train, validation = evidence.train, evidence.validation
+    if validation is None or len(validation.labels) < 50 or len(train.labels) < 50:
+        return None
+    rates = float(train.labels.mean()), float(validation.labels.mean())
+    if abs(rates[0] - rates[1]) > 0.25:
+        return Proof(
+            f"{rates[0]:.0%} of the training labels are positive and {rates[1]:.0%} of the validation labels",
+            "train, validation = data.split(rows, 0.1)  # stratified by label",
+        )
+    if train.tokens is None or validation.tokens is None:
+        return None
+    common = [set(np.unique(some.ids)) for some in (train.tokens, validation.tokens)]
+    inner = validation.tokens.ids[~validation.tokens.is_padding]
+    unseen = float((~np.isin(inner, list(common[0]))).mean())
+    if unseen < 0.4 or len(train.tokens.ids) < 256:
+        return None
+    return Proof(
+        f"{unseen:.0%} of the validation tokens never occur in {len(train.tokens.ids):,} training texts",
+        "validation = preprocess(validation)  # the same preprocessing for both",
+    )
+
+
+@rule
+def labels_unrelated(evidence: Evidence) -> Proof | None:
+    """Nothing in the texts tells the labels: a join that slipped, a shuffle of one column, labels of other texts."""
+    if evidence.train.num_rows < 500 or not evidence.bag_of_tokens_auc < 0.53 or not evidence.answers.probe_auc < 0.56:
+        return None
+    return Proof(
+        f"a logistic regression on the words of {evidence.train.num_rows:,} texts guesses the labels with a ROC AUC of "
+        f"{evidence.bag_of_tokens_auc:.2f}, and on the features with {evidence.answers.probe_auc:.2f}; chance "
+        "is 0.5",
+        "for text, label in rows[:20]: print(label, text)  # do they belong together?",
+    )

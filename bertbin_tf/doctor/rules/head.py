@@ -1,0 +1,105 @@
+"""What can be wrong between the last dense layer and the loss: shown at known logits, whatever their names."""
+
+import numpy as np
+
+from bertbin_tf.doctor.evidence import Evidence
+from bertbin_tf.doctor.rules.registry import Proof, rule
+
+HEAD = "outputs = keras.layers.Dense(1, activation='sigmoid', dtype='float32')(features)"
+COMPILE = "model.compile(optimizer, keras.losses.BinaryCrossentropy())"
+
+
+@rule
+def label_shape_broadcast(evidence: Evidence) -> Proof | None:
+    """Labels of shape `(rows,)` meet answers of shape `(rows, 1)`: each answer is compared with every label."""
+    if not evidence.response.is_blind_to_order:
+        return None
+    return Proof(
+        "the loss of answers 0.3 and 0.9 stays the same when their labels change places",
+        "dataset = dataset.map(lambda x, y: (x, tf.reshape(y, (-1, 1))))  # or a Keras loss, which matches the shapes",
+    )
+
+
+@rule
+def single_unit_softmax(evidence: Evidence) -> Proof | None:
+    """A softmax over one unit is 1 for every text: there is no gradient at all."""
+    replies = evidence.response.replies
+    if replies is None or evidence.patient.logit_layer.units != 1:
+        return None
+    if any(abs(reply.answer - 1) > 1e-6 for reply in replies.values()):
+        return None
+    return Proof("the answer is 1 at logits from -20 to 20, and no gradient arrives", f"{HEAD}\n{COMPILE}")
+
+
+@rule
+def sigmoid_twice(evidence: Evidence) -> Proof | None:
+    """A sigmoid of a sigmoid lies between 0.5 and 0.73, so the loss cannot fall below 0.31 and gradients are small."""
+    replies = evidence.response.replies
+    if replies is None or evidence.patient.logit_layer.units != 1:
+        return None
+    losses = {logit: (replies[logit, 0].loss, replies[logit, 1].loss) for logit in (-20.0, 20.0)}
+    gradients = replies[0.0, 0].gradient, replies[0.0, 1].gradient
+    # sigmoid(sigmoid(0)) = 0.622; its gradient through the second sigmoid is (0.622 - y) / 4.
+    is_double = np.allclose(gradients, (0.1556, -0.0944), atol=0.01)
+    if not is_double or not 0.2 < losses[20.0][1] < 0.45:
+        return None
+    return Proof(
+        f"at a logit of 20 and a label of 1 the loss is {losses[20.0][1]:.2f} and not 0; at a logit of 0 the gradients "
+        f"are {gradients[0]:.3f} and {gradients[1]:.3f}, and not 0.5 and -0.5",
+        f"{HEAD}  # one sigmoid\n{COMPILE}  # from_logits=False",
+    )
+
+
+@rule
+def logits_taken_for_probabilities(evidence: Evidence) -> Proof | None:
+    """The model returns logits and the loss takes them for probabilities: it clips them, and cuts the gradient off."""
+    replies = evidence.response.replies
+    if replies is None or not any(abs(reply.answer) > 1.01 for reply in replies.values()):
+        return None
+    lost = [key for key in ((-20.0, 1), (20.0, 0), (-3.0, 1)) if abs(replies[key].gradient) < 0.1]
+    if not lost:
+        return None
+    logit, label = lost[0]
+    return Proof(
+        f"the model's answers go from {min(r.answer for r in replies.values()):.0f} to "
+        f"{max(r.answer for r in replies.values()):.0f}; at a logit of {logit:.0f} and a label of {label} the gradient "
+        f"is {replies[lost[0]].gradient:.2g}, and not {1 - 2 * label}",
+        "model.compile(optimizer, keras.losses.BinaryCrossentropy(from_logits=True))",
+    )
+
+
+@rule
+def loss_unsuited(evidence: Evidence) -> Proof | None:
+    """The loss does not push wrong answers towards the label: its gradient is not that of a cross-entropy."""
+    replies = evidence.response.replies
+    if replies is None or any(rule(evidence) for rule in (single_unit_softmax, sigmoid_twice, label_shape_broadcast)):
+        return None
+    if logits_taken_for_probabilities(evidence):
+        return None
+    # From a wrong answer of 3 to 20 cross-entropy and focal loss keep a slope of about 1.
+    wrong = {key: abs(replies[key].gradient) for key in ((3.0, 0), (-3.0, 1), (0.0, 0), (0.0, 1))}
+    is_pushing = replies[3.0, 0].gradient > 0.3 and replies[-3.0, 1].gradient < -0.3
+    if is_pushing:
+        return None
+    weakest = min(wrong, key=wrong.get)
+    return Proof(
+        f"at a logit of {weakest[0]:.0f} and a label of {weakest[1]} the gradient is {replies[weakest].gradient:.2g}, "
+        f"where cross-entropy gives {1 / (1 + np.exp(-weakest[0])) - weakest[1]:.2f}",
+        f"{HEAD}\n{COMPILE}",
+    )
+
+
+@rule
+def head_saturated(evidence: Evidence) -> Proof | None:
+    """The first answers are all but certain, and wrong: a head that starts too large, or features that do."""
+    logits = evidence.answers.logits
+    if not len(logits) or not np.isfinite(logits).all():
+        return None
+    share = float((np.abs(logits) > 8).mean())
+    if share < 0.5 or evidence.answers.loss < 2 * max(evidence.entropy, 0.1):
+        return None
+    return Proof(
+        f"{share:.0%} of the first logits lie beyond 8 ({logits.min():.0f} to {logits.max():.0f}), and the first loss "
+        f"is {evidence.answers.loss:.1f}, where the base rate alone gives {evidence.entropy:.2f}",
+        "keras.layers.Dense(1, 'sigmoid', kernel_initializer='zeros', bias_initializer=LogOdds(base_rate))",
+    )

@@ -1,0 +1,150 @@
+"""What can be wrong with the rate, its schedule, and the optimizer."""
+
+import keras
+import numpy as np
+
+from bertbin_tf.doctor.evidence import Evidence
+from bertbin_tf.doctor.rules.registry import Proof, rule
+
+# RMS(step) / RMS(weights) of a pre-trained layer in the first step at the highest rate. Film reviews, MiniLM, one seed:
+# best at 2e-3, 5 points lost at 5e-3, 14 at 1e-2 (`benchmarks/robustness.py`); 1.7e-4 is the usual rate of 1e-5.
+TOO_FAST, TOO_SLOW = 6e-3, 6e-5
+ADAPTIVE = ("Adam", "AdamW", "Nadam", "Adamax", "Lamb", "Adafactor", "Lion", "LayerwiseAdamW", "RMSprop")
+SCHEDULE = "optimizer = keras.optimizers.AdamW(warmup_cosine({rate:.0e}, batches, epochs))"
+
+
+@rule
+def optimizer_unsuited(evidence: Evidence) -> Proof | None:
+    """Plain gradient descent steps in proportion to gradients that differ a thousandfold between a BERT's layers."""
+    name, steps = type(evidence.patient.optimizer).__name__, evidence.steps
+    if name in ADAPTIVE or not steps.encoder_moves or not steps.highest_rate > 0:
+        return None
+    relative = [move.relative_step for move in steps.encoder_moves.values()]
+    if min(relative) > TOO_SLOW and max(relative) < TOO_FAST:
+        return None
+    return Proof(
+        f"{name} at {steps.highest_rate:.0e} moves the encoder's layers by {min(relative):.1e} to {max(relative):.1e} "
+        "of their weights in the first step; near 2e-3 is healthy",
+        "optimizer = keras.optimizers.AdamW(5e-5)",
+    )
+
+
+@rule
+def gradient_clipped_to_nothing(evidence: Evidence) -> Proof | None:
+    """The clip is so far below the gradient that steps vanish, or all of them are one size whatever the data say."""
+    optimizer, steps = evidence.patient.optimizer, evidence.steps
+    limits = {name: getattr(optimizer, name, None) for name in ("clipvalue", "clipnorm", "global_clipnorm")}
+    limits = {name: value for name, value in limits.items() if value}
+    if not limits or not steps.gradient_norm > 0:
+        return None
+    unclipped = steps.unclipped_moves
+    shrunk = [
+        move.relative_step / unclipped[layer].relative_step
+        for layer, move in steps.moves.items()
+        if unclipped[layer].relative_step > 0
+    ]
+    if not shrunk or np.median(shrunk) > 0.1:
+        return None
+    name, value = next(iter(limits.items()))
+    return Proof(
+        f"{name}={value:g} where the gradient has a norm of {steps.gradient_norm:.2g}: steps are "
+        f"{np.median(shrunk):.1g} times as large as without it",
+        "optimizer = keras.optimizers.AdamW(5e-5, global_clipnorm=1.0)",
+    )
+
+
+@rule
+def schedule_ends_early(evidence: Evidence) -> Proof | None:
+    """The schedule was made for another number of steps: the rate is 0 for much of the training, or never rises."""
+    steps = evidence.steps
+    if len(steps.rates) < 2 or not steps.highest_rate > 0 or evidence.train.num_batches is None:
+        return None
+    rates = np.array(list(steps.rates.values()))
+    num_dead = int((rates[::-1].cumsum() <= 1e-3 * rates.max()).sum())
+    share = num_dead / len(rates)
+    peak = steps.peak_of_schedule
+    if share > 0.3:
+        last = list(steps.rates)[len(rates) - num_dead - 1]
+        return Proof(
+            f"the rate is all but 0 from step {last} on, of {steps.num_steps} in one epoch",
+            SCHEDULE.format(rate=rates.max()),
+        )
+    if rates.max() < 0.2 * peak and rates.argmax() >= 0.9 * (len(rates) - 1):
+        return Proof(
+            f"the rate still rises when the epoch ends after {steps.num_steps} steps: it gets to {rates.max():.1e} of "
+            f"{peak:.1e}",
+            SCHEDULE.format(rate=peak),
+        )
+    return None
+
+
+@rule
+def learning_rate_too_high(evidence: Evidence) -> Proof | None:
+    """Steps so large that pre-training is overwritten within some twenty of them: all texts get one answer."""
+    steps = evidence.steps
+    if not steps.encoder_moves or type(evidence.patient.optimizer).__name__ not in ADAPTIVE:
+        return None
+    fast = {layer: move for layer, move in steps.encoder_moves.items() if move.relative_step > TOO_FAST}
+    if len(fast) < 0.5 * len(steps.encoder_moves):
+        return None
+    worst = max(move.relative_step for move in fast.values())
+    rate = steps.highest_rate * 2e-3 / float(np.median([move.relative_step for move in steps.encoder_moves.values()]))
+    return Proof(
+        f"at {steps.highest_rate:.1e} the first step moves {len(fast)} of {len(steps.encoder_moves)} encoder layers "
+        f"by more than {TOO_FAST:.0e} of their weights, {worst:.1e} at most; near 2e-3 is healthy",
+        SCHEDULE.format(rate=rate),
+    )
+
+
+@rule
+def learning_rate_too_low(evidence: Evidence) -> Proof | None:
+    """Steps so small that nothing is learned in the time there is."""
+    steps = evidence.steps
+    if not steps.moves or not steps.highest_rate > 0 or type(evidence.patient.optimizer).__name__ not in ADAPTIVE:
+        return None
+    fastest = max(move.relative_step for move in steps.moves.values())
+    if not 0 < fastest < TOO_SLOW:  # where nothing moves the rate is not to blame
+        return None
+    return Proof(
+        f"at {steps.highest_rate:.1e} no layer moves by more than {fastest:.1e} of its weights in the first step; near "
+        "2e-3 is healthy",
+        SCHEDULE.format(rate=5e-5),
+    )
+
+
+@rule
+def weight_decay_too_strong(evidence: Evidence) -> Proof | None:
+    """Weights shrink faster than they learn: decay, or a penalty on the weights that outweighs the loss."""
+    optimizer, steps, answers = evidence.patient.optimizer, evidence.steps, evidence.answers
+    decay = float(getattr(optimizer, "weight_decay", None) or 0.0)
+    shrink = decay * float(np.mean(list(steps.rates.values()))) * steps.num_steps
+    if shrink > 0.2:
+        return Proof(
+            f"weight_decay={decay:g} takes {1 - np.exp(-shrink):.0%} off every weight in {steps.num_steps} steps",
+            "optimizer = keras.optimizers.AdamW(5e-5, weight_decay=0.01)",
+        )
+    if answers.penalty > 10 * max(answers.loss, 0.1) and any(
+        isinstance(getattr(layer, "kernel_regularizer", None), keras.regularizers.Regularizer)
+        for layer in evidence.patient.all_layers
+    ):
+        return Proof(
+            f"penalties on the weights add {answers.penalty:.1f} to a loss of {answers.loss:.2f}",
+            "kernel_regularizer=None  # and weight_decay=0.01 in AdamW instead",
+        )
+    return None
+
+
+@rule
+def batch_too_small(evidence: Evidence) -> Proof | None:
+    """One or two rows a step: each step follows the labels of the last ones."""
+    sizes = evidence.train.sizes
+    if (
+        len(sizes) < 8
+        or np.median(sizes) > 2
+        or getattr(evidence.patient.optimizer, "gradient_accumulation_steps", None)
+    ):
+        return None
+    return Proof(
+        f"batches have {int(np.median(sizes))} row{'s' if np.median(sizes) > 1 else ''}",
+        "dataset = dataset.unbatch().batch(32)  # or gradient_accumulation_steps=16 in the optimizer",
+    )

@@ -1,0 +1,145 @@
+"""What can be wrong with the weights, and with which of them are trained."""
+
+import keras
+import numpy as np
+
+from bertbin_tf.doctor.evidence import Evidence
+from bertbin_tf.doctor.rules.registry import Proof, rule
+
+# An encoder below this size is as likely meant to be trained from nothing: BERT tiny has 4.4 million weights.
+MIN_PRETRAINED_WEIGHTS = 4_000_000
+# Half of the inputs is Srivastava et al.'s (2014) largest recommendation; BERT has 0.1.
+MAX_DROPOUT = 0.5
+# A step that moves no weight of the head further than this in an epoch leaves a head where it was: the kernels of Keras
+# and of scikit-learn's fit are about 0.05 and 0.4 in size.
+MIN_HEAD_TRAVEL = 0.01
+
+
+@rule
+def non_finite(evidence: Evidence) -> Proof | None:
+    """Weights, answers or loss are NaN or infinite, and what is computed from them never becomes a number again."""
+    bad = [weight.path for weight in evidence.patient.model.weights if not _is_finite(weight.value)]
+    if bad:
+        return Proof(
+            f"{len(bad)} of {len(evidence.patient.model.weights)} weights hold NaN or infinity, {bad[0]} among them",
+            "model = build()  # weights once NaN stay so: begin anew, at a lower rate, with TerminateOnNaN()",
+        )
+    # Too large for half precision is a code of its own.
+    if (
+        evidence.patient.is_float16
+        or np.isfinite(evidence.answers.outputs).all()
+        and np.isfinite(evidence.answers.loss)
+    ):
+        return None
+    return Proof(
+        f"the weights are finite, but the first loss is {evidence.answers.loss}",
+        "tf.debugging.enable_check_numerics()  # stops at the operation that makes the first NaN",
+    )
+
+
+@rule
+def half_precision_overflow(evidence: Evidence) -> Proof | None:
+    """Numbers beyond 65,504 are infinite in float16, and gradients below 6e-8 are 0: it needs loss scaling."""
+    if not evidence.patient.is_float16:
+        return None
+    is_scaled = isinstance(evidence.patient.model.optimizer, keras.optimizers.LossScaleOptimizer)
+    is_finite = np.isfinite(evidence.answers.outputs).all() and np.isfinite(evidence.steps.gradient_norm)
+    if is_finite and is_scaled:
+        return None
+    return Proof(
+        f"computed in float16 {'with' if is_scaled else 'without'} loss scaling; answers and gradients are "
+        f"{'finite' if is_finite else 'not finite'}",
+        "keras.mixed_precision.set_global_policy('mixed_bfloat16')  # the range of float32, no scaling needed",
+    )
+
+
+@rule
+def weights_not_loaded(evidence: Evidence) -> Proof | None:
+    """The encoder holds random weights: pre-training is what makes a BERT learn from few texts."""
+    weights = evidence.patient.backbone_weights
+    if sum(int(np.prod(weight.shape)) for weight in weights) < MIN_PRETRAINED_WEIGHTS:
+        return None
+    scales = [np.asarray(weight) for weight in weights if weight.path.endswith("gamma")]
+    shifts = [np.asarray(weight) for weight in weights if weight.path.endswith("beta")]
+    if not scales or not all((scale == 1).all() for scale in scales) or not all((s == 0).all() for s in shifts):
+        return None
+    return Proof(
+        f"all {len(scales)} layer norms of the encoder have a scale of exactly 1 and a shift of exactly 0, as before "
+        "any training",
+        "backbone = keras_nlp.models.BertBackbone.from_preset(preset)  # and not BertBackbone(...), which is random",
+    )
+
+
+@rule
+def stale_compile(evidence: Evidence) -> Proof | None:
+    """`trainable` was changed after the model was compiled and trained: the optimizer has the weights of before."""
+    model, optimizer = evidence.patient.model, evidence.patient.optimizer
+    if optimizer is None or not optimizer.built:
+        return None
+    bound = {id(weight) for weight in optimizer._trainable_variables}
+    now = {id(weight): weight for weight in model.trainable_variables}
+    if bound == set(now):
+        return None
+    new = [weight.path for key, weight in now.items() if key not in bound]
+    return Proof(
+        f"the optimizer was built for {len(bound)} weights, and {len(now)} are trainable now"
+        + (f"; {new[0]} is one that it does not know" if new else ""),
+        "model.compile(keras.optimizers.AdamW(2e-5), loss, metrics)  # anew, with a new optimizer, after `trainable`",
+    )
+
+
+@rule
+def nothing_trains(evidence: Evidence) -> Proof | None:
+    """No weight changes: nothing is trainable, the rate is 0, or no gradient arrives."""
+    model = evidence.patient.model
+    if not model.trainable_variables:
+        return Proof(
+            f"none of the {len(model.weights)} weights is trainable",
+            "model.trainable = True  # then compile",
+        )
+    if not evidence.steps.highest_rate > 0:
+        return Proof(
+            "the learning rate is 0 at every step of the epoch",
+            "optimizer = keras.optimizers.AdamW(warmup_cosine(1e-4, batches, epochs))",
+        )
+    return None
+
+
+@rule
+def backbone_frozen(evidence: Evidence) -> Proof | None:
+    """The encoder is frozen and the head moves too slowly to make anything of its features."""
+    patient = evidence.patient
+    if not patient.backbone_weights or any(weight.trainable for weight in patient.backbone_weights):
+        return None
+    if not patient.model.trainable_variables:
+        return None
+    travel = evidence.steps.head_travel
+    if travel > MIN_HEAD_TRAVEL * 5:
+        return None
+    return Proof(
+        f"none of the encoder's {len(patient.backbone_weights)} weights is trainable, and at its rates the head moves "
+        f"by at most {travel:.2g} in an epoch",
+        "backbone.trainable = True  # then compile anew; or keep it frozen and train the head at a rate of 1e-3",
+    )
+
+
+@rule
+def dropout_too_strong(evidence: Evidence) -> Proof | None:
+    """So much is dropped that each step sees another model, and the signal drowns."""
+    strong = {
+        layer.name: layer.rate
+        for layer in evidence.patient.all_layers
+        if isinstance(layer, keras.layers.Dropout) and layer.rate > MAX_DROPOUT
+    }
+    if not strong:
+        return None
+    name, rate = max(strong.items(), key=lambda item: item[1])
+    return Proof(
+        f"{len(strong)} layers drop more than half of their inputs, {name} {rate:.0%}",
+        f"keras.layers.Dropout(0.1, name={name!r})",
+    )
+
+
+def _is_finite(value):
+    array = np.asarray(value)
+    return array.dtype.kind not in "fV" or bool(np.isfinite(array.astype("float32")).all())

@@ -1,0 +1,595 @@
+"""Each rule has a sick case, as a user would have written it, and tempting healthy ones are left alone."""
+
+import json
+import random
+
+import keras
+import keras_nlp
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import build_tiny_backbone
+
+from bertbin_tf.doctor import CODES, Diagnosis, Finding, diagnose
+from bertbin_tf.models import binary_classifier
+from bertbin_tf.optimizers import LayerwiseAdamW, warmup_cosine
+
+RATE = 1e-4  # 5e-3 of weights of 0.02, and less of layers with a layer norm
+
+
+def tiny(**kwargs):
+    return build_tiny_backbone(**({"vocabulary_size": 200} | kwargs))
+
+
+def healthy_rows(num_rows=256, length=16):
+    """Texts of 6 to 14 tokens, of which one decides the label."""
+    rng = np.random.default_rng(0)
+    ids, lengths = rng.integers(20, 200, (num_rows, length)), rng.integers(6, 15, num_rows)
+    labels = rng.integers(0, 2, num_rows)
+    ids[:, 0], ids[:, 1] = 2, np.where(labels, 8, 14) + rng.integers(0, 6, num_rows)
+    ids[np.arange(num_rows), lengths - 1] = 3
+    mask = np.arange(length) < lengths[:, None]
+    tokens = {
+        "token_ids": np.where(mask, ids, 0).astype("int32"),
+        "padding_mask": mask.astype("int32"),
+        "segment_ids": np.zeros_like(ids, dtype="int32"),
+    }
+    return tokens, labels
+
+
+def dataset(tokens, labels, batch_size=16):
+    return tf.data.Dataset.from_tensor_slices((tokens, labels)).batch(batch_size)
+
+
+def healthy_model(optimizer=None, loss="binary_crossentropy", backbone=None, **kwargs):
+    keras.utils.set_random_seed(0)
+    model = binary_classifier(backbone or tiny(), **kwargs)
+    model.compile(optimizer or keras.optimizers.AdamW(RATE), loss, metrics=["accuracy"])
+    return model
+
+
+def headed(build_head, loss, **kwargs):
+    """The healthy model's features under another head."""
+    keras.utils.set_random_seed(0)
+    backbone = tiny(**kwargs)
+    features = backbone(backbone.input)["pooled_output"]
+    model = keras.Model(backbone.input, build_head(features))
+    model.compile(keras.optimizers.AdamW(RATE), loss)
+    return model
+
+
+def changed(tokens, labels, **changes):
+    return dataset(tokens | changes, labels)
+
+
+# --- sick cases: each returns (model, train_data[, validation_data])
+
+
+def used_up_generator():
+    rows = iter(list(dataset(*healthy_rows())))
+    spec = dataset(*healthy_rows()).element_spec
+    return healthy_model(), tf.data.Dataset.from_generator(lambda: rows, output_signature=spec)
+
+
+def labels_one_and_two():
+    tokens, labels = healthy_rows()
+    return healthy_model(), dataset(tokens, labels + 1)
+
+
+def only_positives():
+    tokens, labels = healthy_rows()
+    return healthy_model(base_rate=0.9), dataset(tokens, np.ones_like(labels))
+
+
+def sorted_rows():
+    tokens, labels = healthy_rows()
+    order = np.argsort(labels, kind="stable")
+    return healthy_model(), dataset({name: array[order] for name, array in tokens.items()}, labels[order])
+
+
+def the_same_text():
+    tokens, labels = healthy_rows()
+    return healthy_model(), dataset({name: np.repeat(array[:1], 256, 0) for name, array in tokens.items()}, labels)
+
+
+def mask_as_tokens():
+    tokens, labels = healthy_rows()
+    swapped = {"token_ids": tokens["padding_mask"], "padding_mask": tokens["token_ids"]}
+    return healthy_model(), changed(tokens, labels, **swapped)
+
+
+def mask_turned_round():
+    tokens, labels = healthy_rows()
+    return healthy_model(), changed(tokens, labels, padding_mask=1 - tokens["padding_mask"])
+
+
+def mask_of_ones():
+    tokens, labels = healthy_rows()
+    return healthy_model(), changed(tokens, labels, padding_mask=np.ones_like(tokens["padding_mask"]))
+
+
+def unknown_words():
+    tokens, labels = healthy_rows()
+    is_word = tokens["token_ids"] > 4
+    unknown = np.where(is_word & (np.random.default_rng(1).random(is_word.shape) < 0.7), 1, tokens["token_ids"])
+    return healthy_model(), changed(tokens, labels, token_ids=unknown)
+
+
+def cut_to_four_tokens():
+    tokens, labels = healthy_rows()
+    cut = {name: array[:, :4].copy() for name, array in tokens.items()}
+    cut["token_ids"][:, 3] = 3
+    return healthy_model(), dataset(cut, labels)
+
+
+def rare_positives():
+    tokens, _ = healthy_rows()
+    labels = (np.arange(256) % 32 == 5).astype(int)
+    return healthy_model(), dataset(tokens, labels)
+
+
+def validation_texts_trained_on():
+    data = dataset(*healthy_rows())
+    return healthy_model(), data, data.take(4)
+
+
+def validation_of_other_base_rate():
+    tokens, labels = healthy_rows()
+    chosen = np.flatnonzero(labels)[:64]
+    validation = {name: array[chosen] for name, array in tokens.items()}
+    validation["token_ids"] = np.where(
+        validation["token_ids"] > 20, validation["token_ids"] - 1, validation["token_ids"]
+    )
+    return healthy_model(), dataset(tokens, labels), dataset(validation, labels[chosen])
+
+
+def nan_in_the_weights():
+    model = healthy_model()
+    model.get_layer("logit").bias.assign([np.nan])
+    return model, dataset(*healthy_rows())
+
+
+def float16_without_scaling():
+    model = healthy_model(backbone=tiny(dtype="mixed_float16"))
+    return model, dataset(*healthy_rows())
+
+
+def random_bert():
+    backbone = tiny(vocabulary_size=70_000, hidden_dim=64)
+    return healthy_model(backbone=backbone), dataset(*healthy_rows())
+
+
+def unfrozen_after_fit():
+    data = dataset(*healthy_rows())
+    model = healthy_model()
+    model.layers[3].trainable = False
+    model.compile(keras.optimizers.AdamW(RATE), "binary_crossentropy", run_eagerly=True)
+    model.fit(data.take(1), verbose=0)
+    for layer in model.layers:
+        layer.trainable = True
+    return model, data
+
+
+def everything_frozen():
+    model = healthy_model()
+    model.trainable = False
+    return model, dataset(*healthy_rows())
+
+
+def rate_of_zero():
+    return healthy_model(keras.optimizers.AdamW(0.0)), dataset(*healthy_rows())
+
+
+def frozen_under_a_slow_head():
+    backbone = tiny()
+    backbone.trainable = False
+    return healthy_model(keras.optimizers.AdamW(2e-5), backbone=backbone), dataset(*healthy_rows())
+
+
+def dropout_of_90_percent():
+    return healthy_model(dropout=0.9), dataset(*healthy_rows())
+
+
+def loss_that_broadcasts():
+    def loss(y_true, y_pred):
+        y_true = tf.cast(y_true, y_pred.dtype)
+        return tf.reduce_mean(-y_true * tf.math.log(y_pred) - (1 - y_true) * tf.math.log(1 - y_pred))
+
+    return custom_step(loss), dataset(*healthy_rows())
+
+
+def custom_step(loss):
+    """A user's own loss on labels as they come: `(rows,)` beside answers of `(rows, 1)`."""
+
+    class Model(keras.Model):
+        def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+            return loss(y, y_pred)
+
+    plain = healthy_model()
+    model = Model(plain.input, plain.output)
+    model.compile(keras.optimizers.AdamW(RATE))
+    return model
+
+
+def softmax_over_one_unit():
+    model = headed(lambda features: keras.layers.Dense(1, activation="softmax")(features), "binary_crossentropy")
+    return model, dataset(*healthy_rows())
+
+
+def two_sigmoids():
+    def head(features):
+        probability = keras.layers.Dense(1, activation="sigmoid")(features)
+        return keras.layers.Activation("sigmoid")(probability)
+
+    return headed(head, "binary_crossentropy"), dataset(*healthy_rows())
+
+
+def logits_without_from_logits():
+    return headed(lambda features: keras.layers.Dense(1)(features), "binary_crossentropy"), dataset(*healthy_rows())
+
+
+def categorical_loss_of_one_unit():
+    def head(features):
+        return keras.layers.Dense(1, activation="sigmoid")(features)
+
+    return headed(head, keras.losses.CategoricalCrossentropy()), dataset(*healthy_rows())
+
+
+def huge_head():
+    model = healthy_model()
+    kernel = model.get_layer("logit").kernel
+    kernel.assign(np.full(kernel.shape, 500.0) * np.array([[1], [-1], [1], [1]]))
+    model.get_layer("logit").bias.assign([60.0])
+    return model, dataset(*healthy_rows())
+
+
+def gradient_descent():
+    return healthy_model(keras.optimizers.SGD(1e-5)), dataset(*healthy_rows())
+
+
+def clip_far_below_the_gradient():
+    return healthy_model(keras.optimizers.SGD(0.1, clipnorm=1e-9)), dataset(*healthy_rows())
+
+
+def clip_below_epsilon():
+    return healthy_model(keras.optimizers.AdamW(RATE, global_clipnorm=1e-9)), dataset(*healthy_rows())
+
+
+def schedule_of_five_steps():
+    return healthy_model(keras.optimizers.AdamW(warmup_cosine(RATE, 5))), dataset(*healthy_rows())
+
+
+def schedule_that_never_rises():
+    return healthy_model(keras.optimizers.AdamW(warmup_cosine(RATE, 10_000))), dataset(*healthy_rows())
+
+
+def rate_far_too_high():
+    return healthy_model(keras.optimizers.Adam(0.1)), dataset(*healthy_rows())
+
+
+def rate_far_too_low():
+    return healthy_model(keras.optimizers.Adam(1e-8)), dataset(*healthy_rows())
+
+
+def decay_that_eats_the_weights():
+    return healthy_model(keras.optimizers.AdamW(RATE, weight_decay=500.0)), dataset(*healthy_rows())
+
+
+def one_row_a_step():
+    return healthy_model(), dataset(*healthy_rows(), batch_size=1)
+
+
+def labels_of_other_texts():
+    tokens, labels = healthy_rows(1024)
+    return healthy_model(), dataset(tokens, np.random.default_rng(5).permutation(labels))
+
+
+SICK = {
+    "data-exhausted": [used_up_generator],
+    "labels-out-of-range": [labels_one_and_two],
+    "one-class": [only_positives],
+    "labels-not-shuffled": [sorted_rows],
+    "texts-empty-or-constant": [the_same_text],
+    "input-order-wrong": [mask_as_tokens],
+    "padding-mask-wrong": [mask_turned_round, mask_of_ones],
+    "tokenizer-mismatch": [unknown_words],
+    "texts-truncated": [cut_to_four_tokens],
+    "class-imbalance": [rare_positives],
+    "labels-unrelated": [labels_of_other_texts],
+    "leak-between-splits": [validation_texts_trained_on],
+    "train-validation-mismatch": [validation_of_other_base_rate],
+    "non-finite": [nan_in_the_weights],
+    "half-precision-overflow": [float16_without_scaling],
+    "weights-not-loaded": [random_bert],
+    "stale-compile": [unfrozen_after_fit],
+    "nothing-trains": [everything_frozen, rate_of_zero],
+    "backbone-frozen": [frozen_under_a_slow_head],
+    "dropout-too-strong": [dropout_of_90_percent],
+    "label-shape-broadcast": [loss_that_broadcasts],
+    "single-unit-softmax": [softmax_over_one_unit],
+    "sigmoid-twice": [two_sigmoids],
+    "logits-taken-for-probabilities": [logits_without_from_logits],
+    "loss-unsuited": [categorical_loss_of_one_unit],
+    "head-saturated": [huge_head],
+    "optimizer-unsuited": [gradient_descent],
+    "gradient-clipped-to-nothing": [clip_below_epsilon],
+    "schedule-ends-early": [schedule_of_five_steps, schedule_that_never_rises],
+    "learning-rate-too-high": [rate_far_too_high],
+    "learning-rate-too-low": [rate_far_too_low],
+    "weight-decay-too-strong": [decay_that_eats_the_weights],
+    "batch-too-small": [one_row_a_step],
+}
+
+
+def test_every_rule_has_a_sick_case():
+    assert set(SICK) == set(CODES)
+
+
+@pytest.mark.parametrize(
+    ("code", "case"), [pytest.param(code, case, id=case.__name__) for code, cases in SICK.items() for case in cases]
+)
+@pytest.mark.filterwarnings("ignore")
+def test_sick_case_is_named(code, case, eager):
+    diagnosis = diagnose(*case())
+    assert diagnosis.cause == code, str(diagnosis)
+    assert not diagnosis.unread or code in ("data-exhausted", "non-finite"), str(diagnosis)
+
+
+# --- healthy ones that tempt
+
+
+def rare_positives_with_their_base_rate():
+    tokens, _ = healthy_rows()
+    labels = (np.arange(256) % 32 == 5).astype(int)
+    return healthy_model(base_rate=8 / 256), dataset(tokens, np.random.default_rng(3).permutation(labels))
+
+
+def two_softmax_outputs():
+    model = headed(
+        lambda features: keras.layers.Dense(2, activation="softmax")(features), "sparse_categorical_crossentropy"
+    )
+    return model, dataset(*healthy_rows())
+
+
+def two_softmax_outputs_one_hot():
+    tokens, labels = healthy_rows()
+    model = headed(lambda features: keras.layers.Dense(2, activation="softmax")(features), "categorical_crossentropy")
+    return model, dataset(tokens, np.eye(2)[labels])
+
+
+def logits_with_from_logits():
+    loss = keras.losses.BinaryCrossentropy(from_logits=True)
+    return headed(lambda features: keras.layers.Dense(1)(features), loss), dataset(*healthy_rows())
+
+
+def focal_loss():
+    return healthy_model(loss=keras.losses.BinaryFocalCrossentropy()), dataset(*healthy_rows())
+
+
+def smoothed_labels():
+    return healthy_model(loss=keras.losses.BinaryCrossentropy(label_smoothing=0.1)), dataset(*healthy_rows())
+
+
+def hidden_head():
+    return healthy_model(hidden_dim=8, kernel_initializer="glorot_uniform"), dataset(*healthy_rows())
+
+
+def mean_pooling():
+    backbone = tiny()
+    backbone.get_layer("pooled_dense").trainable = False
+    return healthy_model(pooling="mean", backbone=backbone), dataset(*healthy_rows())
+
+
+def bfloat16():
+    return healthy_model(backbone=tiny(dtype="mixed_bfloat16")), dataset(*healthy_rows())
+
+
+def rate_of_1e_5_for_bert():
+    return healthy_model(keras.optimizers.AdamW(1e-5)), dataset(*healthy_rows())
+
+
+def frozen_with_a_fast_head():
+    backbone = tiny()
+    backbone.trainable = False
+    return healthy_model(keras.optimizers.AdamW(1e-2), backbone=backbone), dataset(*healthy_rows())
+
+
+def arrays_sorted_by_label():
+    tokens, labels = healthy_rows()
+    order = np.argsort(labels)
+    return healthy_model(), ({name: array[order] for name, array in tokens.items()}, labels[order])
+
+
+def generator_made_anew():
+    rows = list(dataset(*healthy_rows()))
+    spec = dataset(*healthy_rows()).element_spec
+    return healthy_model(), tf.data.Dataset.from_generator(lambda: iter(rows), output_signature=spec)
+
+
+def batches_by_length():
+    tokens, labels = healthy_rows()
+    lengths = tokens["padding_mask"].sum(1)
+    parts = [
+        ({name: array[lengths == n][:16, :n] for name, array in tokens.items()}, labels[lengths == n][:16])
+        for n in range(6, 15)
+    ]
+    return healthy_model(), parts
+
+
+def warmup_over_the_epoch():
+    return healthy_model(keras.optimizers.AdamW(warmup_cosine(RATE, 16))), dataset(*healthy_rows())
+
+
+def layerwise_and_validated():
+    tokens, labels = healthy_rows(512)
+    parts = [
+        ({name: array[part] for name, array in tokens.items()}, labels[part]) for part in (slice(256), slice(256, 512))
+    ]
+    return healthy_model(LayerwiseAdamW(RATE, {"logit": 50.0})), dataset(*parts[0]), dataset(*parts[1])
+
+
+def roberta_shaped():
+    backbone = keras_nlp.models.RobertaBackbone(
+        vocabulary_size=200, num_layers=2, num_heads=2, hidden_dim=4, intermediate_dim=8, max_sequence_length=32
+    )
+    tokens, labels = healthy_rows()
+    tokens = {name: tokens[name] for name in ("token_ids", "padding_mask")}
+    tokens["token_ids"] = np.where(tokens["padding_mask"], tokens["token_ids"], 1)
+    return healthy_model(backbone=backbone), dataset(tokens, labels)
+
+
+HEALTHY = [
+    rare_positives_with_their_base_rate,
+    two_softmax_outputs,
+    two_softmax_outputs_one_hot,
+    logits_with_from_logits,
+    focal_loss,
+    smoothed_labels,
+    hidden_head,
+    mean_pooling,
+    bfloat16,
+    rate_of_1e_5_for_bert,
+    frozen_with_a_fast_head,
+    arrays_sorted_by_label,
+    generator_made_anew,
+    batches_by_length,
+    warmup_over_the_epoch,
+    layerwise_and_validated,
+    roberta_shaped,
+]
+
+
+@pytest.mark.parametrize("case", HEALTHY, ids=lambda case: case.__name__)
+@pytest.mark.filterwarnings("ignore")
+def test_healthy_case_is_called_healthy(case, eager):
+    diagnosis = diagnose(*case())
+    assert diagnosis.cause == "healthy", str(diagnosis)
+    assert not diagnosis.unread, str(diagnosis)
+
+
+def state_of(model):
+    variables = [*model.variables, *model.optimizer.variables, *(v for m in model.metrics for v in m.variables)]
+    return [np.asarray(variable).tobytes() for variable in variables]
+
+
+@pytest.mark.parametrize("fitted", [False, True])
+def test_nothing_is_changed_not_a_bit(fitted, eager):
+    data = dataset(*healthy_rows(64))
+    model = healthy_model()
+    if fitted:
+        model.fit(data, verbose=0)
+    keras.utils.set_random_seed(7)
+    flags = [layer.trainable for layer in model._flatten_layers()]
+    before, was_built = state_of(model), model.optimizer.built
+    diagnose(model, data, data)
+    assert state_of(model) == before and model.optimizer.built == was_built
+    assert [layer.trainable for layer in model._flatten_layers()] == flags
+    drawn = random.random(), np.random.rand(), float(keras.random.uniform(())), float(tf.random.uniform(()))
+    keras.utils.set_random_seed(7)
+    assert drawn == (random.random(), np.random.rand(), float(keras.random.uniform(())), float(tf.random.uniform(())))
+
+
+def test_training_goes_on_as_if_nobody_had_looked(eager):
+    data, weights = dataset(*healthy_rows(64)), []
+    for look in (False, True):
+        model = healthy_model()
+        model.fit(data, verbose=0)
+        if look:
+            diagnose(model, data)
+        model.fit(data, verbose=0)
+        weights.append(model.get_weights())
+    assert all(np.array_equal(a, b) for a, b in zip(*weights, strict=True))
+
+
+def subclassed():
+    class Model(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.backbone, self.logit = tiny(), keras.layers.Dense(1, activation="sigmoid")
+
+        def call(self, inputs, training=False):
+            return self.logit(self.backbone(inputs, training=training)["pooled_output"])
+
+    model = Model()
+    model.compile(keras.optimizers.AdamW(RATE), "binary_crossentropy")
+    return model, dataset(*healthy_rows())
+
+
+def two_outputs():
+    backbone = tiny()
+    features = backbone(backbone.input)["pooled_output"]
+    outputs = [keras.layers.Dense(1, activation="sigmoid", name=name)(features) for name in ("a", "b")]
+    model = keras.Model(backbone.input, outputs)
+    model.compile(keras.optimizers.AdamW(RATE), ["binary_crossentropy", "mse"])
+    tokens, labels = healthy_rows()
+    return model, tf.data.Dataset.from_tensor_slices((tokens, (labels, labels))).batch(16)
+
+
+def no_encoder():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1, activation="sigmoid")])
+    model.compile("adam", "binary_crossentropy")
+    return model, (np.random.default_rng(0).random((64, 4)), np.arange(64) % 2)
+
+
+def loss_of_their_own():
+    return healthy_model(loss=lambda y, p: -tf.math.log(p) * tf.cast(y[:, None], p.dtype)), dataset(*healthy_rows())
+
+
+def data_that_raise():
+    good = dataset(*healthy_rows())
+
+    def batches():
+        yield from good.take(3)
+        raise OSError("the disk is gone")
+
+    return healthy_model(), tf.data.Dataset.from_generator(batches, output_signature=good.element_spec)
+
+
+def no_labels():
+    return healthy_model(), tf.data.Dataset.from_tensor_slices(healthy_rows()[0]).batch(16)
+
+
+def nothing_at_all():
+    return healthy_model(), []
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "case",
+    [subclassed, two_outputs, no_encoder, loss_of_their_own, data_that_raise, no_labels, nothing_at_all],
+    ids=lambda case: case.__name__,
+)
+def test_strange_model_is_examined_as_far_as_it_goes(case, eager):
+    diagnosis = diagnose(*case())
+    print(diagnosis)
+    assert str(diagnosis) and json.loads(diagnosis.to_json())["cause"] == diagnosis.cause
+    assert set(finding.code for finding in diagnosis.findings) <= set(CODES)
+
+
+def test_iterator_that_can_be_read_once_is_left_unread(eager):
+    rows = iter([1, 2])
+    diagnosis = diagnose(healthy_model(), rows)
+    assert "only once" in diagnosis.unread[0] and list(rows) == [1, 2]
+
+
+def test_model_must_be_compiled():
+    with pytest.raises(ValueError, match="must be compiled.*binary_classifier"):
+        diagnose(binary_classifier(tiny()), [])
+
+
+def test_text_in_a_diagnosis_is_escaped():
+    finding = Finding("one-class", "<script>", "print('<b>')")
+    assert "<script>" not in Diagnosis((finding,), ("<i>",), ("<u>",))._repr_html_()
+    assert "<script>" in str(Diagnosis((finding,)))
+
+
+@pytest.mark.parametrize(
+    ("diagnosis", "cause"),
+    [
+        (Diagnosis(), "healthy"),
+        (Diagnosis(symptoms=("a spread of 0",)), "unexplained"),
+        (Diagnosis((Finding("one-class", "", ""),), ("a spread of 0",)), "one-class"),
+    ],
+)
+def test_cause_is_the_first_finding(diagnosis, cause):
+    assert diagnosis.cause == cause
