@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import build_tiny_backbone
+from tensorflow.python.eager import context
 
+from bertbin_tf import data
 from bertbin_tf.doctor import CODES, Diagnosis, Finding, diagnose
-from bertbin_tf.models import binary_classifier
+from bertbin_tf.models import binary_classifier, load_backbone, load_preprocessor
 from bertbin_tf.optimizers import LayerwiseAdamW, warmup_cosine
 
 RATE = 1e-4  # 5e-3 of weights of 0.02, and less of layers with a layer norm
@@ -501,6 +503,12 @@ def test_training_goes_on_as_if_nobody_had_looked(eager):
     assert all(np.array_equal(a, b) for a, b in zip(*weights, strict=True))
 
 
+def test_process_in_which_no_seed_was_set_is_examined_too(monkeypatch, eager):
+    model = healthy_model()
+    monkeypatch.delattr(context.context(), "_rng")
+    assert diagnose(model, dataset(*healthy_rows(64))).cause == "healthy"
+
+
 def subclassed():
     class Model(keras.Model):
         def __init__(self):
@@ -593,3 +601,22 @@ def test_text_in_a_diagnosis_is_escaped():
 )
 def test_cause_is_the_first_finding(diagnosis, cause):
     assert diagnosis.cause == cause
+
+
+def test_evidence_and_remedy_are_set_off_from_the_code():
+    lines = str(Finding("one-class", "all 10 labels are 1", "look()\nlook_again()")).splitlines()
+    assert lines == ["one-class (suspected)", "    all 10 labels are 1", "", "    look()", "    look_again()"]
+
+
+@pytest.mark.checkpoint
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("rate", "cause"), [(5e-5, "healthy"), (1e-3, "learning-rate-too-high")])
+def test_rate_that_destroys_the_real_encoder_is_blamed(rate, cause):
+    tokens = data.tokenize(data.read("vader/movies:train[:10%]"), load_preprocessor("minilm", 32))
+    batches = data.batch_by_length(tokens, 32, shuffle_seed=0)
+    keras.utils.set_random_seed(0)
+    model = binary_classifier(load_backbone("minilm"), kernel_initializer="glorot_uniform")
+    model.compile(keras.optimizers.Adam(rate), "binary_crossentropy")
+    diagnosis = diagnose(model, batches)
+    assert diagnosis.cause == cause, str(diagnosis)
+    assert not diagnosis.unread, str(diagnosis)

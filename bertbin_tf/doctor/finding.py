@@ -28,8 +28,8 @@ class Finding:
     status: str = "suspected"
 
     def __str__(self):
-        lines = [f"{self.code} ({self.status})", *textwrap.wrap(self.evidence, 100), "", self.remedy.strip()]
-        return "\n".join([lines[0], *(f"    {line}".rstrip() for line in lines[1:])])
+        evidence = textwrap.fill(self.evidence, 100)
+        return f"{self.code} ({self.status})\n" + textwrap.indent(f"{evidence}\n\n{self.remedy.strip()}", "    ")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -136,11 +136,11 @@ def _tensorflow_seed():
     """TensorFlow's count of the operations that were given no seed."""
     from tensorflow.python.eager import context
 
-    generator = context.context()._rng
+    generator = getattr(context.context(), "_rng", None)  # made with the first `tf.random.set_seed`
     state = None if generator is None else generator.getstate()
     try:
         yield
     finally:
-        context.context()._rng = generator
         if generator is not None:
+            context.context()._rng = generator
             generator.setstate(state)
