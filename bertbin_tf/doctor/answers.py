@@ -86,14 +86,6 @@ class Answers:
         return cross_validated_auc(*self.features)
 
     @functools.cached_property
-    def feature_spread(self) -> float:
-        """Mean standard deviation of the features over rows, relative to their root mean square; NaN if unknown."""
-        if self.features is None:
-            return math.nan
-        features = self.features[0]
-        return float(features.std(axis=0).mean() / max(np.sqrt((features**2).mean()), 1e-12))
-
-    @functools.cached_property
     def padding_effect(self) -> float:
         """How far eight more paddings move the features of the first rows, relative to their spread; NaN if unknown."""
         x = self._data.first[0]

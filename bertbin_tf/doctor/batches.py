@@ -44,9 +44,10 @@ class Batches:
                 "Give a tf.data.Dataset, a PyDataset, arrays or a list of batches"
             )
             return
-        started, rows = time.monotonic(), 0
+        started, rows, num_read = time.monotonic(), 0, 0
         try:
             for element in _iterate(source):
+                num_read += 1
                 x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(element)
                 if y is not None:
                     self.labels_by_batch.append(flat_labels(keras.tree.map_structure(_to_numpy, y)))
@@ -57,10 +58,10 @@ class Batches:
                 if time.monotonic() > started + seconds:
                     break
             else:
-                self.is_whole, self.num_batches = True, len(self.labels_by_batch)
+                self.is_whole, self.num_batches = True, num_read
             self.gives_nothing_again = bool(self.batches) and next(iter(_iterate(source)), None) is None
         except Exception as error:  # whatever the user's own code raises
-            self.problem = f"the data raised {type(error).__name__} after {len(self.batches)} batches: {error}"
+            self.problem = f"the data raised {type(error).__name__} after {num_read} batches: {error}"
 
     @functools.cached_property
     def first(self) -> tuple:

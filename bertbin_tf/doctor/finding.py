@@ -5,8 +5,6 @@ import html
 import json
 import textwrap
 
-STATUSES = ("confirmed", "suspected", "refuted")
-
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
