@@ -31,7 +31,12 @@ class Answers:
     @functools.cached_property
     def outputs(self) -> np.ndarray:
         """The first output for the first batch, float64 of shape `(rows, units)`."""
-        return _flat(self._patient.model(self._data.first[0], training=False))
+        return flat(self.raw)
+
+    @functools.cached_property
+    def raw(self):
+        """What the model returns for the first batch, as it returns it."""
+        return self._patient.model(self._data.first[0], training=False)
 
     @functools.cached_property
     def logits(self) -> np.ndarray:
@@ -56,9 +61,7 @@ class Answers:
     def loss(self) -> float:
         """The compiled loss of the first batch, without penalties on weights."""
         x, y, sample_weight = self._data.first
-        model = self._patient.model
-        outputs = model(x, training=False)
-        return float(model.compute_loss(x, y, outputs, sample_weight)) - self.penalty
+        return float(self._patient.model.compute_loss(x, y, self.raw, sample_weight)) - self.penalty
 
     @functools.cached_property
     def penalty(self) -> float:
@@ -117,7 +120,8 @@ def cross_validated_auc(features, labels: np.ndarray) -> float:
     return float(roc_auc_score(labels, answers))
 
 
-def _flat(outputs):
+def flat(outputs) -> np.ndarray:
+    """Returns a model's first output as float64 of shape `(rows, units)`."""
     first = np.asarray(tf.cast(keras.tree.flatten(outputs)[0], tf.float64))
     return first.reshape(len(first), -1)
 

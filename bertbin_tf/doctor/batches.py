@@ -103,7 +103,8 @@ class Batches:
         if not found or any(tokens is None for tokens in found):
             return None
         padding = _padding_of(self.token_batches)
-        return Tokens(*(_stack([tokens[i] for tokens in found], padding if i == 0 else 0) for i in range(3)), padding)
+        masks, segments = (_stack([getattr(tokens, name) for tokens in found], 0) for name in ("mask", "segments"))
+        return Tokens(_stack(self.token_batches, padding), masks, segments, padding)
 
 
 class Tokens:
@@ -116,9 +117,6 @@ class Tokens:
 
     def __init__(self, ids, mask=None, segments=None, padding: int = 0):
         self.ids, self.mask, self.segments, self.padding = ids, mask, segments, padding
-
-    def __getitem__(self, index):
-        return (self.ids, self.mask, self.segments)[index]
 
     @functools.cached_property
     def is_padding(self) -> np.ndarray:

@@ -33,7 +33,7 @@ class Evidence:
     @functools.cached_property
     def response(self) -> Response:
         """Loss and gradient at known logits."""
-        return Response(self.patient, self.train)
+        return Response(self.patient, self.train, self.answers)
 
     @functools.cached_property
     def steps(self) -> Steps:

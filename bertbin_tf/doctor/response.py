@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from bertbin_tf.doctor.answers import Answers, flat
 from bertbin_tf.doctor.batches import Batches
 from bertbin_tf.doctor.patient import Patient
 
@@ -34,10 +35,11 @@ class Response:
     Args:
         patient: The model.
         data: Batches; the first one's first rows are used.
+        answers: What the model answers to them.
     """
 
-    def __init__(self, patient: Patient, data: Batches):
-        self._patient, self._data = patient, data
+    def __init__(self, patient: Patient, data: Batches, answers: Answers):
+        self._patient, self._data, self._answers = patient, data, answers
 
     @functools.cached_property
     def replies(self) -> dict[tuple[float, int], Reply] | None:
@@ -98,11 +100,7 @@ class Response:
                 shaped = np.concatenate([1 - shaped, shaped], axis=-1)
             return tf.constant(shaped, output.dtype)
 
-        return float(model.compute_loss(x, _labels(y, labels), keras.tree.map_structure(like, self._outputs), None))
-
-    @functools.cached_property
-    def _outputs(self):
-        return self._patient.model(self._data.first[0], training=False)
+        return float(model.compute_loss(x, _labels(y, labels), keras.tree.map_structure(like, self._answers.raw), None))
 
     def _reply(self, answer, x, y, logit, label):
         model = self._patient.model
@@ -113,7 +111,7 @@ class Response:
             outputs = answer(x, logits)
             loss = model.compute_loss(x, _labels(y, np.full(2, label)), outputs, None)
         gradient = tape.gradient(loss, logits)
-        said = np.asarray(tf.cast(keras.tree.flatten(outputs)[0], tf.float64)).reshape(2, -1)[0, -1]
+        said = flat(outputs)[0, -1]
         return Reply(float(said), float(loss), 0.0 if gradient is None else float(tf.reduce_sum(gradient[:, -1])))
 
 

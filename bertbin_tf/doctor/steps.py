@@ -1,9 +1,7 @@
 """What a step does: gradients, the rate in force, how far each layer moves."""
 
-import copy
 import functools
 import math
-from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -11,22 +9,7 @@ import tensorflow as tf
 
 from bertbin_tf.doctor.batches import Batches
 from bertbin_tf.doctor.patient import Patient
-from bertbin_tf.optimizers import sample_schedule, schedule_of
-from bertbin_tf.optimizers.statistics import MIN_WEIGHT_RMS
-
-
-class Move(NamedTuple):
-    """One layer in the first step at the highest rate.
-
-    Args:
-        gradient_norm: Float, the Euclidean norm of its gradient.
-        step_rms: Float, the root mean square of what it moved by.
-        relative_step: Float, RMS(step) / RMS(weights), where weights below 0.02 count as 0.02.
-    """
-
-    gradient_norm: float
-    step_rms: float
-    relative_step: float
+from bertbin_tf.optimizers import LayerStatistics, sample_schedule, schedule_of
 
 
 class Steps:
@@ -65,7 +48,7 @@ class Steps:
         return self._gradients()
 
     @functools.cached_property
-    def moves(self) -> dict[str, Move]:
+    def moves(self) -> dict[str, LayerStatistics]:
         """By layer, what a copy of the optimizer does in its first step at the highest rate of the schedule.
 
         Of layers that no gradient reaches before the head's kernel has left zero, the second step is taken. Decay is
@@ -74,12 +57,12 @@ class Steps:
         return self._first_step()
 
     @functools.cached_property
-    def unclipped_moves(self) -> dict[str, Move]:
+    def unclipped_moves(self) -> dict[str, LayerStatistics]:
         """`moves` of an optimizer that does not clip."""
         return self._first_step(clipnorm=None, clipvalue=None, global_clipnorm=None)
 
     @functools.cached_property
-    def encoder_moves(self) -> dict[str, Move]:
+    def encoder_moves(self) -> dict[str, LayerStatistics]:
         """`moves` of the layers of the text encoder."""
         layers = {self._patient.layer_of(weight) for weight in self._patient.backbone_weights}
         return {layer: move for layer, move in self.moves.items() if layer in layers}
@@ -89,7 +72,7 @@ class Steps:
         """The sum of the last dense layer's steps in one epoch, as RMS over its weights; 0 if it is not trained."""
         layer = self._patient.logit_layer
         names = {self._patient.layer_of(weight) for weight in layer.weights} if layer is not None else set()
-        moved = [move.step_rms for name, move in self.moves.items() if name in names]
+        moved = [move.update_norm / move.size**0.5 for name, move in self.moves.items() if name in names]
         mean_rate = float(np.mean(list(self.rates.values())))
         return max(moved, default=0.0) * self.num_steps * mean_rate / max(self.highest_rate, 1e-30)
 
@@ -104,7 +87,7 @@ class Steps:
     def _first_step(self, **changes):
         variables = self._patient.model.trainable_variables
         start = [tf.identity(variable.value) for variable in variables]
-        optimizer = self.fresh_optimizer(self.highest_rate, weight_decay=0.0, **changes)
+        optimizer = self._fresh_optimizer(changes)
         optimizer.build(variables)
         moves = self._step(optimizer, variables, self.gradients)
         if any(move.gradient_norm == 0 for move in moves.values()):
@@ -120,7 +103,7 @@ class Steps:
         layers = {}
         for variable, old, gradient in zip(variables, before, gradients, strict=True):
             layers.setdefault(self._patient.layer_of(variable), []).append((old, variable.value - old, gradient))
-        return {layer: _move(members) for layer, members in layers.items()}
+        return {layer: self._measure(*zip(*members, strict=True)) for layer, members in layers.items()}
 
     def _gradients(self):
         model = self._patient.model
@@ -136,26 +119,18 @@ class Steps:
     @functools.cached_property
     def gradient_norm(self) -> float:
         """The global norm of the gradient, before any clipping."""
-        return float(tf.linalg.global_norm([tf.cast(gradient, tf.float32) for gradient in self.gradients]))
+        return _norm(self.gradients)
 
-    def fresh_optimizer(self, learning_rate, **changes) -> keras.optimizers.Optimizer:
-        """Returns a copy of the optimizer without state, at a rate of one's own, with other changes to its config."""
+    def _fresh_optimizer(self, changes):
+        """Returns a copy of the optimizer without state, decay and accumulation, which would hold the step back."""
         optimizer = self._patient.optimizer
-        # Accumulation would hold the step back.
-        config = (
-            optimizer.get_config() | {"learning_rate": learning_rate, "gradient_accumulation_steps": None} | changes
-        )
-        fresh = type(optimizer).from_config(config)
-        for name in ("_exclude_from_weight_decay_pattern", "_exclude_from_weight_decay_cache"):
-            if hasattr(optimizer, name):
-                setattr(fresh, name, copy.copy(getattr(optimizer, name)))
-        return fresh
+        own = {"learning_rate": self.highest_rate, "weight_decay": 0.0, "gradient_accumulation_steps": None}
+        return type(optimizer).from_config(optimizer.get_config() | own | changes)
+
+    def _measure(self, weights, updates, gradients):
+        size = sum(math.prod(weight.shape) for weight in weights)
+        return LayerStatistics(_norm(gradients), _norm(weights), _norm(updates), self.highest_rate, size)
 
 
-def _move(members):
-    size = sum(math.prod(old.shape) for old, _, _ in members)
-    weights, step, gradient = (
-        math.sqrt(sum(float(tf.reduce_sum(tf.square(tf.cast(member[i], tf.float32)))) for member in members))
-        for i in range(3)
-    )
-    return Move(gradient, step / math.sqrt(size), step / max(weights, MIN_WEIGHT_RMS * math.sqrt(size)))
+def _norm(tensors):
+    return float(tf.linalg.global_norm([tf.cast(tensor, tf.float32) for tensor in tensors]))

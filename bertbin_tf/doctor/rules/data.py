@@ -63,7 +63,7 @@ def labels_not_shuffled(evidence: Evidence) -> Proof | None:
         return None
     means = np.array([labels.mean() for labels in batches])
     num_pure = int(((means == 0) | (means == 1)).sum())
-    rate = float(train.labels.mean())
+    rate = evidence.base_rate
     expected = np.mean([rate ** len(labels) + (1 - rate) ** len(labels) for labels in batches]) * len(batches)
     sizes = np.array([len(labels) for labels in batches])
     # The squared deviation of a batch's mean from the base rate is that of independent draws where rows are mixed.
