@@ -23,7 +23,7 @@ ALLOWED = {
     "recipe": {"data", "models", "optimizers", "metrics", "callbacks", "distribute", "evaluation"},
     "export": {"data", "models"},
     "doctor": {"optimizers"},
-    "cli": {"assets", "data", "evaluation", "export", "recipe"},
+    "cli": {"assets", "callbacks", "data", "doctor", "evaluation", "export", "recipe"},
 }
 
 

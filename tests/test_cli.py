@@ -224,3 +224,62 @@ def test_help_is_there_for_every_command(command, capsys):
         main([*command, "--help"])
     assert exit.value.code == 0
     assert "usage: bertbin-tf" in capsys.readouterr().out
+
+
+USER_MODULE = """
+import sys
+sys.path.insert(0, {tests!r})
+from test_doctor import healthy_model, rate_of_zero
+
+def build():
+    return rate_of_zero()
+
+def build_nothing():
+    return healthy_model()
+
+def fail():
+    raise OSError("the disk is gone")
+"""
+
+
+@pytest.fixture
+def user_module(tmp_path, monkeypatch):
+    """A folder with a user's own `mine.py`, in which the command is typed."""
+    code = USER_MODULE.format(tests=os.path.dirname(__file__))
+    (tmp_path / "mine.py").write_text(code, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    yield
+    sys.modules.pop("mine", None)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_doctor_examines_what_a_function_of_the_user_builds(user_module, capsys):
+    assert main(["doctor", "mine:build", "--budget", "0.001", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["cause"] == "nothing-trains"
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("mine", "module:function"),
+        ("yours:build", "ModuleNotFoundError: No module named 'yours'"),
+        ("mine:buidl", "AttributeError.*buidl"),
+        ("mine:fail", "OSError: the disk is gone .*mine.py, line 13"),
+        ("mine:build_nothing", r"must return \(model, train_data\)"),
+        ("no.json", "no.json"),
+    ],
+)
+def test_doctor_says_in_a_line_why_it_could_not_build(source, message, user_module, capsys):
+    assert main(["doctor", source]) == 2
+    printed = capsys.readouterr()
+    assert re.search(message, printed.err) and printed.err.count("\n") == 1 and not printed.out
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("rate", ["1e-6", "1e-2"])
+def test_doctor_examines_a_recipe_as_it_is_trained(rate, run_dir, capsys):
+    path = run_dir / "recipe.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"learning_rate": float(rate)}))
+    assert main(["doctor", str(path), "--budget", "0.001"]) == 0
+    printed = capsys.readouterr().out
+    assert "learning-rate" not in printed, printed

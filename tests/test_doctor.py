@@ -13,6 +13,7 @@ from tensorflow.python.eager import context
 
 from bertbin_tf import data
 from bertbin_tf.doctor import CODES, Diagnosis, Finding, diagnose
+from bertbin_tf.doctor.remedies import REMEDIES, UNTRIED
 from bertbin_tf.models import binary_classifier, load_backbone, load_preprocessor
 from bertbin_tf.optimizers import LayerwiseAdamW, warmup_cosine
 
@@ -327,13 +328,18 @@ def test_every_rule_has_a_sick_case():
     assert set(SICK) == set(CODES)
 
 
+def test_every_remedy_belongs_to_a_rule():
+    assert set(UNTRIED) <= set(REMEDIES) <= set(CODES)
+
+
 @pytest.mark.parametrize(
     ("code", "case"), [pytest.param(code, case, id=case.__name__) for code, cases in SICK.items() for case in cases]
 )
 @pytest.mark.filterwarnings("ignore")
 def test_sick_case_is_named(code, case, eager):
-    diagnosis = diagnose(*case())
+    diagnosis = diagnose(*case(), budget=1e-3)  # concluded, and nothing tried
     assert diagnosis.cause == code, str(diagnosis)
+    assert {finding.status for finding in diagnosis.findings} == {"suspected"}
     assert not diagnosis.unread or code in ("data-exhausted", "non-finite"), str(diagnosis)
 
 
@@ -467,6 +473,103 @@ def test_healthy_case_is_called_healthy(case, eager):
     diagnosis = diagnose(*case())
     assert diagnosis.cause == "healthy", str(diagnosis)
     assert not diagnosis.unread, str(diagnosis)
+
+
+def bag_of_words(rate=0.05, activation="sigmoid", labels=lambda labels: labels):
+    """So small a model that it learns in a dozen steps."""
+    keras.utils.set_random_seed(0)
+    inputs = {name: keras.Input((None,), dtype="int32", name=name) for name in ("token_ids", "padding_mask")}
+    vectors = keras.layers.Embedding(200, 16, name="token_embedding")(inputs["token_ids"])
+    features = keras.layers.GlobalMaxPooling1D()(vectors)
+    model = keras.Model(inputs, keras.layers.Dense(1, activation)(features))
+    model.compile(keras.optimizers.Adam(rate), "binary_crossentropy", metrics=["accuracy"])
+    tokens, y = healthy_rows(512)
+    return model, dataset({name: tokens[name] for name in inputs}, labels(y))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("fault", "code", "status"),
+    [
+        (dict(rate=0.0), "nothing-trains", "confirmed"),
+        (dict(rate=1e-9), "learning-rate-too-low", "confirmed"),
+        (dict(activation="softmax"), "single-unit-softmax", "confirmed"),
+        (dict(labels=lambda labels: labels + 1), "labels-out-of-range", "confirmed"),
+        (dict(labels=np.sort), "labels-not-shuffled", "suspected"),  # a few rows tell nothing of the order of many
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_cure_is_tried_against_an_untreated_control(fault, code, status, eager, monkeypatch):
+    monkeypatch.setattr("bertbin_tf.doctor.steps.HEALTHY_STEP", 6.0)
+    model, rows = bag_of_words(**fault)
+    before, parts = state_of(model), [layer.get_config() for layer in model.layers]
+    diagnosis = diagnose(model, rows, budget=600)
+    finding = diagnosis.findings[0]
+    assert (finding.code, finding.status) == (code, status), str(diagnosis)
+    assert ("without it" in finding.trial) == (status == "confirmed")
+    assert state_of(model) == before and [layer.get_config() for layer in model.layers] == parts
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_treated_model_trains(eager, monkeypatch):
+    monkeypatch.setattr("bertbin_tf.doctor.steps.HEALTHY_STEP", 6.0)
+    model, rows = bag_of_words(rate=0.0)
+    treated = diagnose(model, rows, budget=1e-3).treat(epochs=2)
+    history = model.fit(treated.train_data, epochs=2, verbose=0).history
+    assert "warmup_cosine" in str(treated) and not treated.left
+    assert history["accuracy"][-1] > 0.8
+
+
+@pytest.mark.parametrize(
+    "case", [two_sigmoids, softmax_over_one_unit, labels_one_and_two, mask_as_tokens, mask_of_ones]
+)
+@pytest.mark.filterwarnings("ignore")
+def test_treated_model_is_healthy(case, eager):
+    model, rows = case()
+    diagnosis = diagnose(model, rows, budget=1e-3)
+    treated = diagnosis.treat()
+    after = diagnose(model, treated.train_data, budget=1e-3)
+    assert diagnosis.cause not in [finding.code for finding in after.findings], str(after)
+    assert treated.changes and not treated.left
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_rows_are_shuffled_and_what_is_not_for_a_program_is_left(eager):
+    model, rows = sorted_rows()
+    treated = diagnose(model, rows, budget=1e-3).treat()
+    first = next(iter(treated.train_data))[1].numpy()
+    assert len(set(first)) == 2 and len(list(treated.train_data)) == 16
+    model, rows = one_row_a_step()
+    assert "batch-too-small" in diagnose(model, rows, budget=1e-3).treat().left
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_pretrained_weights_are_restored(eager):
+    backbone, untouched = tiny(), tiny()
+    model = healthy_model(keras.optimizers.AdamW(0.0), backbone=backbone)
+    backbone.get_layer("pooled_dense").kernel.assign(np.zeros((4, 4)))
+    treated = diagnose(model, dataset(*healthy_rows()), budget=1e-3, pretrained=untouched).treat()
+    kernels = [np.asarray(some.get_layer("pooled_dense").kernel) for some in (backbone, untouched)]
+    assert np.array_equal(*kernels) and "pretrained" in treated.changes[0]
+
+
+def test_collapsed_model_without_a_cause_is_unexplained(eager):
+    backbone, rows = tiny(), dataset(*healthy_rows())
+    model = healthy_model(backbone=backbone)
+    model.fit(rows.take(1), verbose=0)
+    backbone.get_layer("pooled_dense").kernel.assign(np.zeros((4, 4)))
+    diagnosis = diagnose(model, rows)
+    assert diagnosis.cause == "unexplained" and "collapsed" in diagnosis.symptoms[-1]
+
+
+def test_budget_must_be_positive():
+    with pytest.raises(ValueError, match="budget=0"):
+        diagnose(healthy_model(), [], budget=0)
+
+
+def test_diagnosis_of_no_model_cannot_treat():
+    with pytest.raises(ValueError, match="diagnose"):
+        Diagnosis().treat()
 
 
 def state_of(model):
@@ -617,6 +720,7 @@ def test_rate_that_destroys_the_real_encoder_is_blamed(rate, cause):
     keras.utils.set_random_seed(0)
     model = binary_classifier(load_backbone("minilm"), kernel_initializer="glorot_uniform")
     model.compile(keras.optimizers.Adam(rate), "binary_crossentropy")
-    diagnosis = diagnose(model, batches)
+    diagnosis = diagnose(model, batches, budget=600)
     assert diagnosis.cause == cause, str(diagnosis)
     assert not diagnosis.unread, str(diagnosis)
+    assert all(finding.status == "confirmed" for finding in diagnosis.findings), str(diagnosis)

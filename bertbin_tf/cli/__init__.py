@@ -1,4 +1,4 @@
-"""The command line: `bertbin-tf demo | train | evaluate | predict | export`.
+"""The command line: `bertbin-tf demo | train | evaluate | predict | doctor | export`.
 
 Only the standard library is imported here, so that `--help` answers at once.
 """

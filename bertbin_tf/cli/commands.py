@@ -1,10 +1,12 @@
 """What each command does. Each function's arguments are its flags."""
 
 import dataclasses
+import importlib
 import itertools
 import json
 import sys
 import time
+import traceback
 import warnings
 from pathlib import Path
 
@@ -12,13 +14,15 @@ import tensorflow as tf
 import tensorflow_text  # noqa: F401  (registers the operations of an exported tokenizer)
 
 from bertbin_tf import data, evaluation
+from bertbin_tf.callbacks import LayerwiseLearningRateController
 from bertbin_tf.cli import console
 from bertbin_tf.cli.demo import demo
+from bertbin_tf.doctor import diagnose
 from bertbin_tf.export import export_saved_model
-from bertbin_tf.recipe import Recipe, load_run, plan
+from bertbin_tf.recipe import Recipe, load_run, plan, prepare
 from bertbin_tf.recipe import train as train_recipe
 
-__all__ = ["demo", "evaluate", "export", "predict", "train"]
+__all__ = ["demo", "doctor", "evaluate", "export", "predict", "train"]
 
 LINES_AT_ONCE = 1024
 
@@ -112,6 +116,51 @@ def export(path: Path, target: Path, as_json: bool) -> None:
         console.print_json({"path": str(folder), "version": int(folder.name)})
     else:
         print(f"Exported version {folder.name} to {folder}")
+
+
+def doctor(source: str, budget: float, as_json: bool) -> None:
+    """Examines a recipe's model, or anyone's."""
+    if budget <= 0:
+        raise ValueError(f"--budget must be a positive number of seconds. Received: {budget:g}")
+    with console.status("Building the model ..."):
+        examined = _built_by_recipe(Path(source)) if source.endswith(".json") else _built_by_user(source)
+    with console.status(f"Examining, and trying cures for up to {budget:g} s ..."):
+        diagnosis = diagnose(*examined, budget=budget)
+    print(diagnosis.to_json() if as_json else f"{diagnosis}\n", end="")
+
+
+def _built_by_recipe(path):
+    recipe = Recipe.from_json(path)
+    made = prepare(recipe, strategy="one_device")
+    if recipe.optimizer == "controlled":  # it is the rates that training begins with which are examined
+        controller = LayerwiseLearningRateController()
+        controller.set_params({"steps": len(made.batches), "epochs": recipe.epochs})
+        controller.set_model(made.model)
+        controller.on_train_begin()
+        controller.on_train_end()
+    return made.model, made.batches, made.validation_batches
+
+
+def _built_by_user(source):
+    name, _, function = source.partition(":")
+    if not name or not function:
+        raise ValueError(f"Give a recipe's .json file, or 'module:function', as in 'train:build'. Received: '{source}'")
+    sys.path.insert(0, "")  # as `python -m` does: modules of the folder one is in
+    try:
+        made = getattr(importlib.import_module(name), function)()
+    except Exception as error:  # whatever the user's own code raises
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        raise ValueError(
+            f"'{source}' could not be called: {type(error).__name__}: {error} ({where.filename}, line {where.lineno})"
+        ) from error
+    finally:
+        sys.path.remove("")
+    if not isinstance(made, tuple) or len(made) not in (2, 3):
+        raise ValueError(
+            f"'{source}' must return (model, train_data) or (model, train_data, validation_data). "
+            f"Received: {type(made).__name__}"
+        )
+    return made
 
 
 def _load(path):

@@ -64,7 +64,13 @@ def build_parser() -> argparse.ArgumentParser:
     export.add_argument("path", type=Path, metavar="RUN", help="folder that train wrote")
     export.add_argument("target", type=Path, metavar="saved_models/NAME", help="gets a folder for the next version")
 
-    for command in (demo, train, evaluate, export):
+    doctor = _add(commands, "doctor", "say why a model does not train, and try the cure")
+    doctor.add_argument(
+        "source", metavar="RECIPE.json|MODULE:BUILD", help="a recipe, or a function that returns (model, train_data)"
+    )
+    doctor.add_argument("--budget", type=float, default=60.0, metavar="SECONDS", help="for trials (default: 60)")
+
+    for command in (demo, train, evaluate, export, doctor):
         command.add_argument("--json", dest="as_json", action="store_true", help="print JSON, for machines")
     return parser
 

@@ -41,7 +41,14 @@ class Answers:
     @functools.cached_property
     def logits(self) -> np.ndarray:
         """`outputs` before sigmoid or softmax, one per row, as far as the outputs alone can tell."""
-        outputs = self.outputs
+        return self.to_logits(self.outputs)
+
+    def to_logits(self, outputs: np.ndarray) -> np.ndarray:
+        """Returns outputs of the model before sigmoid or softmax, float64 of shape `(rows,)`.
+
+        Args:
+            outputs: Float64 array of shape `(rows, units)`.
+        """
         if outputs.shape[1] == 2:
             is_softmax = np.allclose(outputs.sum(axis=1), 1, atol=1e-2) and (outputs >= 0).all()
             outputs = np.log(np.clip(outputs, 1e-30, None)) if is_softmax else outputs

@@ -25,6 +25,11 @@ class Evidence:
     def __init__(self, patient: Patient, train: Batches, validation: Batches | None = None):
         self.patient, self.train, self.validation = patient, train, validation
 
+    @property
+    def data(self) -> dict[str, Batches]:
+        """Training and validation data by name."""
+        return {"training": self.train} | ({} if self.validation is None else {"validation": self.validation})
+
     @functools.cached_property
     def answers(self) -> Answers:
         """Forward passes."""
@@ -45,10 +50,15 @@ class Evidence:
         """The share of positive labels."""
         return float(self.train.labels.mean()) if len(self.train.labels) else math.nan
 
+    def binary(self, labels: np.ndarray) -> np.ndarray:
+        """Returns which labels are positive, also where they are not 0 and 1: those above the middle."""
+        finite = self.train.labels[np.isfinite(self.train.labels)]
+        return labels > (finite.min() + finite.max()) / 2
+
     @functools.cached_property
     def entropy(self) -> float:
         """The cross-entropy of the best constant answer, in nats."""
-        return -sum(p * math.log(p) for p in (self.base_rate, 1 - self.base_rate) if p > 0)
+        return entropy_of(self.base_rate)
 
     @functools.cached_property
     def bag_of_tokens_auc(self) -> float:
@@ -61,3 +71,8 @@ class Evidence:
         shape = (len(tokens.ids), int(tokens.ids.max()) + 1)
         counts = scipy.sparse.csr_matrix((np.ones(len(rows), "float32"), (rows, tokens.ids[rows, columns])), shape)
         return cross_validated_auc(counts.minimum(1), labels)
+
+
+def entropy_of(share: float) -> float:
+    """Returns the cross-entropy of answering a share to labels of which that share is positive, in nats."""
+    return -sum(p * math.log(p) for p in (share, 1 - share) if p > 0)

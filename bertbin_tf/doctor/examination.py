@@ -10,13 +10,24 @@ from bertbin_tf.doctor.evidence import Evidence
 from bertbin_tf.doctor.finding import Diagnosis, Finding
 from bertbin_tf.doctor.patient import Patient, put_back
 from bertbin_tf.doctor.rules import RULES
+from bertbin_tf.doctor.symptoms import symptoms_of
+from bertbin_tf.doctor.treatment import Treatment
+from bertbin_tf.doctor.trials import Trials
 
 
-def diagnose(model: keras.Model, train_data: Any, validation_data: Any = None) -> Diagnosis:
+def diagnose(
+    model: keras.Model,
+    train_data: Any,
+    validation_data: Any = None,
+    *,
+    budget: float = 60.0,
+    pretrained: keras.Model | None = None,
+) -> Diagnosis:
     """Says why a model does not train: what is wrong, most likely cause first, with evidence and cure.
 
-    Nothing is trained. Model, optimizer, metrics and random state are left as they were, bit for bit; a dataset is read
-    from its beginning, as `fit` would.
+    Where a program can apply the cure it is tried: a few rows are to be learned by heart with it, and without it, from
+    the same weights on the same batches. Model, optimizer, metrics and random state are left as they were, bit for bit;
+    a dataset is read from its beginning, as `fit` would.
 
     Args:
         model: A compiled `keras.Model` with a text encoder and one output of one or two units. What the doctor does not
@@ -24,12 +35,16 @@ def diagnose(model: keras.Model, train_data: Any, validation_data: Any = None) -
         train_data: What `fit` takes: a `tf.data.Dataset`, a `keras.utils.PyDataset`, a tuple of arrays, a list of
             batches.
         validation_data: The same. Defaults to `None`.
+        budget: Float > 0, seconds after which no other short run is begun; the examination itself always ends. Defaults
+            to `60.0`.
+        pretrained: The untouched encoder, for a model that was trained already: short runs then begin from its weights,
+            and `Diagnosis.treat` restores them. Layers are matched by name. Defaults to `None`.
 
     Returns:
         A `Diagnosis`.
 
     Raises:
-        ValueError: If the model is not compiled.
+        ValueError: If the model is not compiled, or `budget` is not positive.
 
     Example:
     >>> diagnosis = diagnose(model, batches)
@@ -41,23 +56,40 @@ def diagnose(model: keras.Model, train_data: Any, validation_data: Any = None) -
             "`model` must be compiled, for loss and optimizer are what is examined. Call `model.compile(optimizer, "
             f"loss)` first. Received: the model '{getattr(model, 'name', model)}'"
         )
+    if not budget > 0:
+        raise ValueError(f"`budget` must be a positive number of seconds. Received: budget={budget}")
     started = time.monotonic()
     patient = Patient(model)
     with put_back(model):
         train = Batches(train_data, patient.preprocess)
         validation = None if validation_data is None else Batches(validation_data, patient.preprocess)
-        unread = [f"training: {train.problem}"] if train.problem else []
-        if validation is not None and validation.problem:
-            unread.append(f"validation: {validation.problem}")
-        findings, failed = [], {}
         evidence = Evidence(patient, train, validation)
-        for code, rule in RULES.items():
+        unread = [f"{name}: {some.problem}" for name, some in evidence.data.items() if some.problem]
+        findings, failed = _conclude(evidence)
+        if findings and train.batches:
             try:
-                proof = rule(evidence)
-            except Exception as error:  # a strange model must not cost the findings of the other rules
-                failed.setdefault(" ".join(f"{type(error).__name__}: {error}".split())[:200], []).append(code)
-                continue
-            if proof is not None:
-                findings.append(Finding(code, *proof, explanation=rule.__doc__))
+                findings = Trials(evidence, pretrained, started + budget).try_all(findings)
+            except Exception as error:  # a strange model must not cost the findings
+                failed.setdefault(_line(error), []).append("no cure could be tried")
+        symptoms = symptoms_of(evidence) if not findings else ()
     unread += [f"{', '.join(codes)}: {reason}" for reason, codes in failed.items()]
-    return Diagnosis(tuple(findings), (), tuple(unread), time.monotonic() - started)
+    treatment = Treatment(evidence, train_data, pretrained)
+    return Diagnosis(tuple(findings), symptoms, tuple(unread), time.monotonic() - started, treatment)
+
+
+def _conclude(evidence):
+    """Returns the findings, and by reason the codes whose rules failed."""
+    findings, failed = [], {}
+    for code, rule in RULES.items():
+        try:
+            proof = rule(evidence)
+        except Exception as error:  # a strange model must not cost the findings of the other rules
+            failed.setdefault(_line(error), []).append(code)
+            continue
+        if proof is not None:
+            findings.append(Finding(code, *proof, explanation=rule.__doc__))
+    return findings, failed
+
+
+def _line(error):
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]

@@ -4,6 +4,7 @@ import dataclasses
 import html
 import json
 import textwrap
+from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,7 +17,9 @@ class Finding:
         remedy: String, the lines of code that mend it.
         explanation: String, what the code means and why it does harm.
         status: `"confirmed"` if a short run from the restored weights trained with the remedy and not without it,
-            `"refuted"` if the remedy changed nothing, `"suspected"` if nothing was tried. Defaults to `"suspected"`.
+            `"refuted"` if it trained as well without it, `"suspected"` if nothing was tried, or in vain. Defaults to
+            `"suspected"`.
+        trial: String, what the short runs came to. Defaults to an empty one: none was made.
     """
 
     code: str
@@ -24,10 +27,34 @@ class Finding:
     remedy: str
     explanation: str = ""
     status: str = "suspected"
+    trial: str = ""
 
     def __str__(self):
-        evidence = textwrap.fill(self.evidence, 100)
-        return f"{self.code} ({self.status})\n" + textwrap.indent(f"{evidence}\n\n{self.remedy.strip()}", "    ")
+        parts = [textwrap.fill(text, 100) for text in (self.evidence, self.trial) if text]
+        return f"{self.code} ({self.status})\n" + textwrap.indent("\n\n".join([*parts, self.remedy.strip()]), "    ")
+
+
+@dataclasses.dataclass(frozen=True)
+class Treated:
+    """What `Diagnosis.treat` did.
+
+    Args:
+        train_data: The training data to go on with: shuffled, with masks or labels mended, where that was the cure.
+        changes: Tuple of strings: what was changed, a line each.
+        left: Dict from code to the reason why its remedy was not applied.
+        findings: Tuple of the `Finding`s that were treated, with what the short runs proved.
+    """
+
+    train_data: Any
+    changes: tuple[str, ...]
+    left: dict[str, str]
+    findings: tuple[Finding, ...]
+
+    def __str__(self):
+        lines = [f"changed: {line}" for line in self.changes]
+        lines += [f"left to you: {code}: {reason}" for code, reason in self.left.items()]
+        lines += [f"proved: {finding.code}: {finding.trial}" for finding in self.findings if finding.trial]
+        return "\n".join(lines) or "nothing was changed"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,12 +66,14 @@ class Diagnosis:
         symptoms: Tuple of strings: what is not as it should be, whatever the cause.
         unread: Tuple of strings: what could not be examined, and why.
         seconds: Float, how long it took. Defaults to `0.0`.
+        treatment: What `treat` applies; `None` of a diagnosis that belongs to no model. Defaults to `None`.
     """
 
     findings: tuple[Finding, ...] = ()
     symptoms: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
     seconds: float = 0.0
+    treatment: Any = dataclasses.field(default=None, repr=False, compare=False)
 
     @property
     def cause(self) -> str:
@@ -53,9 +82,27 @@ class Diagnosis:
             return self.findings[0].code
         return "unexplained" if self.symptoms else "healthy"
 
+    def treat(self, epochs: int = 1) -> Treated:
+        """Applies the remedies that a program can apply, lists each change, and compiles the model anew.
+
+        Findings that a trial refuted are left alone. Metrics, and a loss that needs no change, stay.
+
+        Args:
+            epochs: Int >= 1, how long is to be trained: a schedule that is set ends there. Defaults to `1`.
+
+        Example:
+        >>> treated = diagnose(model, batches).treat(epochs=2)
+        >>> history = model.fit(treated.train_data, epochs=2, verbose=0)
+        """
+        if self.treatment is None:
+            raise ValueError("This diagnosis was read or made by hand. Call `diagnose(model, train_data)` first.")
+        return self.treatment.apply([finding for finding in self.findings if finding.status != "refuted"], epochs)
+
     def to_json(self) -> str:
         """Returns all of it as a JSON object."""
-        return json.dumps({"cause": self.cause} | dataclasses.asdict(self), indent=2) + "\n"
+        findings = [dataclasses.asdict(finding) for finding in self.findings]
+        content = {"cause": self.cause, "findings": findings, "symptoms": self.symptoms, "unread": self.unread}
+        return json.dumps(content | {"seconds": self.seconds}, indent=2) + "\n"
 
     def __str__(self):
         parts = [f"Verdict: {self.cause}  ({self.seconds:.0f} s)", *map(str, self.findings)]
@@ -67,7 +114,7 @@ class Diagnosis:
     def _repr_html_(self):
         rows = "".join(
             f"<tr><td><b>{html.escape(finding.code)}</b><br>{html.escape(finding.status)}</td>"
-            f"<td>{html.escape(finding.evidence)}<pre>{html.escape(finding.remedy.strip())}</pre></td></tr>"
+            f"<td>{html.escape(finding.evidence)}<br>{html.escape(finding.trial)}<pre>{html.escape(finding.remedy.strip())}</pre></td></tr>"
             for finding in self.findings
         )
         notes = "".join(f"<li>{html.escape(line)}</li>" for line in (*self.symptoms, *self.unread))

@@ -55,6 +55,11 @@ class Patient:
         return next((layer for layer in reversed(dense) if layer.units in (1, 2)), None)
 
     @property
+    def layers_behind_logits(self) -> list[keras.layers.Layer]:
+        """The layers that come after `logit_layer`."""
+        return [] if self.logit_layer is None else self.all_layers[self.all_layers.index(self.logit_layer) + 1 :]
+
+    @property
     def is_float16(self) -> bool:
         """Whether some layer computes in float16."""
         return any(layer.compute_dtype == "float16" for layer in self.all_layers)

@@ -11,6 +11,9 @@ from bertbin_tf.doctor.batches import Batches
 from bertbin_tf.doctor.patient import Patient
 from bertbin_tf.optimizers import LayerStatistics, sample_schedule, schedule_of
 
+# RMS(step) / RMS(weights) of the layers of a pre-trained encoder, measured best (`callbacks.controller`).
+HEALTHY_STEP = 2e-3
+
 
 class Steps:
     """The user's own loss and optimizer, for one step.
@@ -31,6 +34,27 @@ class Steps:
         if schedule is None:
             return {0: float(keras.ops.convert_to_numpy(optimizer.learning_rate))}
         return sample_schedule(schedule, 0, max(1, self.num_steps))
+
+    def rate_at(self, share: float) -> float:
+        """Returns the rate when a share of one epoch is gone by.
+
+        Args:
+            share: Float in [0, 1].
+        """
+        steps = list(self.rates)
+        return float(np.interp(share * steps[-1], steps, list(self.rates.values())))
+
+    @functools.cached_property
+    def healthy_rate(self) -> float:
+        """The rate at which Adam's first step moves the encoder's layers by 2e-3 of their weights, in the median."""
+        layers = {}
+        for weight in self._patient.backbone_weights:
+            layers.setdefault(self._patient.layer_of(weight), []).append(np.asarray(weight.value, "float32"))
+        sizes = [
+            np.sqrt(sum(float((array**2).sum()) for array in arrays) / sum(array.size for array in arrays))
+            for arrays in layers.values()
+        ]
+        return HEALTHY_STEP * float(np.median(sizes)) if sizes else 1e-3
 
     @functools.cached_property
     def num_steps(self) -> int:

@@ -2,7 +2,7 @@
 
 from bertbin_tf.recipe.fields import Recipe
 
-__all__ = ["Recipe", "Run", "load_run", "plan", "train"]
+__all__ = ["Recipe", "Run", "load_run", "plan", "prepare", "train"]
 
 
 def __getattr__(name):
@@ -11,6 +11,8 @@ def __getattr__(name):
         from bertbin_tf.recipe.training import train as value
     elif name == "plan":
         from bertbin_tf.recipe.training import plan as value
+    elif name == "prepare":
+        from bertbin_tf.recipe.training import prepare as value
     elif name == "Run":
         from bertbin_tf.recipe.runs import Run as value
     elif name == "load_run":

@@ -61,7 +61,7 @@ def train(
     if resume == "auto" and (history := load_history(output_dir, recipe)):
         return history
     with output_folder(output_dir, recipe, resume):
-        made = _prepare(recipe, strategy)
+        made = prepare(recipe, strategy)
         # A bar where Keras shows bars; a line for each of these passes would say too much.
         bar = verbose if verbose in ("auto", 1) else 0
         if recipe.head_init == "probe":
@@ -125,7 +125,7 @@ def plan(recipe: Recipe, *, strategy: str = "auto") -> dict:
     Raises:
         ValueError: As `train`.
     """
-    made = _prepare(recipe, strategy)
+    made = prepare(recipe, strategy)
     return {
         "replicas": made.devices.num_replicas_in_sync,
         "train_rows": int(made.train_data.cardinality()),
@@ -139,7 +139,7 @@ def plan(recipe: Recipe, *, strategy: str = "auto") -> dict:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Prepared:
+class Prepared:
     """All that `fit` needs."""
 
     devices: tf.distribute.Strategy
@@ -153,7 +153,16 @@ class _Prepared:
     model: keras.Model
 
 
-def _prepare(recipe, strategy):
+def prepare(recipe: Recipe, strategy: str = "auto") -> Prepared:
+    """Returns all that `fit` needs: data read and checked, model built and compiled.
+
+    Args:
+        recipe: A `Recipe`.
+        strategy: String, see `distribute.strategy`. Defaults to `"auto"`.
+
+    Raises:
+        ValueError: If the data, the preset or the strategy cannot be used.
+    """
     tf.config.experimental.enable_op_determinism()
     # Two processes fold constants in different orders and then differ in the last bit.
     tf.config.optimizer.set_experimental_options({"constant_folding": False})
@@ -178,7 +187,7 @@ def _prepare(recipe, strategy):
     with devices.scope():
         model = build_model(recipe, backbone, base_rate, num_steps=len(batches) * recipe.epochs)
     validation_batches = _batch_for_validation(recipe, data.tokenize(validation_data, preprocessor), replicas)
-    return _Prepared(
+    return Prepared(
         devices=devices,
         train_data=train_data,
         validation_data=validation_data,

@@ -186,7 +186,7 @@ def texts_truncated(evidence: Evidence) -> Proof | None:
 def class_imbalance(evidence: Evidence) -> Proof | None:
     """One class is rare and the head starts at even odds: the first epochs go into learning the base rate."""
     rate = evidence.base_rate
-    if not min(rate, 1 - rate) < 0.1 or not evidence.answers.are_probabilities:
+    if not 0 < min(rate, 1 - rate) < 0.1 or not evidence.answers.are_probabilities:
         return None
     if evidence.answers.loss < 1.5 * evidence.entropy + 0.05:
         return None

@@ -1,0 +1,187 @@
+"""What a program can do about a finding: one function for each such code, which changes a `Regimen`."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from bertbin_tf.doctor.regimen import Regimen
+
+HEALTHY_DROPOUT = 0.1  # Devlin et al., 2019, appendix A.2
+
+
+class Untreatable(Exception):
+    """Says why a remedy cannot be applied here."""
+
+
+def set_rate(regimen: Regimen) -> None:
+    """The rate that suits the encoder, with warm-up and decay."""
+    regimen.take_rate(regimen.evidence.steps.healthy_rate)
+
+
+def use_adamw(regimen: Regimen) -> None:
+    """AdamW at the rate that suits the encoder, clipped at a global norm of 1."""
+    regimen.take_adamw()
+    set_rate(regimen)
+
+
+def unclip(regimen: Regimen) -> None:
+    """The same optimizer, clipped at a global norm of 1."""
+    regimen.optimizer_config |= {"clipnorm": None, "clipvalue": None, "global_clipnorm": 1.0}
+    regimen.changes.append("optimizer: global_clipnorm=1.0")
+
+
+def decay_less(regimen: Regimen) -> None:
+    """The usual weight decay, and no penalties on weights in the loss."""
+    if regimen.optimizer_config.get("weight_decay"):
+        regimen.optimizer_config["weight_decay"] = 0.01
+        regimen.changes.append("optimizer: weight_decay=0.01")
+    for weight in regimen.model.trainable_variables:
+        if getattr(weight, "regularizer", None) is not None:
+            regimen.set(weight, "regularizer", None)
+
+
+def unfreeze(regimen: Regimen) -> None:
+    """All layers trained, at a rate that suits the encoder."""
+    if not all(layer.trainable for layer in regimen.evidence.patient.all_layers):
+        regimen.model.trainable, regimen.bound = True, None
+        regimen.record("model.trainable = True")
+    set_rate(regimen)
+
+
+def rebind(regimen: Regimen) -> None:
+    """The optimizer made anew, for the weights that are trainable now."""
+    regimen.bound = None
+    regimen.record("compiled anew: the optimizer knows all trainable weights")
+
+
+def drop_less(regimen: Regimen) -> None:
+    """BERT's own dropout, wherever more than half is dropped."""
+    for layer in regimen.evidence.patient.all_layers:
+        if isinstance(layer, keras.layers.Dropout) and layer.rate > 0.5:
+            regimen.set(layer, "rate", HEALTHY_DROPOUT)
+
+
+def use_sigmoid(regimen: Regimen) -> None:
+    """One sigmoid on the last dense layer, under binary cross-entropy."""
+    patient = regimen.evidence.patient
+    if patient.layers_behind_logits:
+        names = ", ".join(layer.name for layer in patient.layers_behind_logits)
+        raise Untreatable(f"the layers {names} behind the last dense layer must be taken out by hand")
+    regimen.set(patient.logit_layer, "activation", keras.activations.sigmoid, "sigmoid")
+    regimen.take_loss(keras.losses.BinaryCrossentropy(), "BinaryCrossentropy()")
+
+
+def use_one_sigmoid(regimen: Regimen) -> None:
+    """The first of two sigmoids taken away, or the one that hides in the loss."""
+    highest = max(reply.answer for reply in regimen.evidence.response.replies.values())
+    if highest < 0.99:  # sigmoid(1) = 0.73: the model has them both
+        regimen.set(regimen.evidence.patient.logit_layer, "activation", keras.activations.linear, "linear")
+    regimen.take_loss(keras.losses.BinaryCrossentropy(), "BinaryCrossentropy()")
+
+
+def match_loss(regimen: Regimen) -> None:
+    """Binary cross-entropy, of logits where the model answers logits."""
+    evidence = regimen.evidence
+    if evidence.patient.logit_layer is not None and evidence.patient.logit_layer.units != 1:
+        raise Untreatable("which loss fits two outputs depends on the shape of the labels")
+    from_logits = not evidence.answers.are_probabilities
+    regimen.take_loss(
+        keras.losses.BinaryCrossentropy(from_logits=from_logits), f"BinaryCrossentropy(from_logits={from_logits})"
+    )
+
+
+def begin_at_base_rate(regimen: Regimen) -> None:
+    """The kernel of the head at zero and its bias at the log-odds of the base rate (Lin et al., 2017, section 3.3)."""
+    layer, rate = regimen.evidence.patient.logit_layer, regimen.evidence.base_rate
+    if layer is None or layer.units != 1 or layer.bias is None or not 0 < rate < 1:
+        raise Untreatable("the head has no unit with a bias that could begin at the base rate")
+    log_odds = float(np.log(rate / (1 - rate)))
+    layer.kernel.assign(tf.zeros_like(layer.kernel.value))
+    layer.bias.assign([log_odds])
+    regimen.changes.append(f"{layer.name}: kernel 0, bias {log_odds:.2f}, the log-odds of the base rate {rate:.3g}")
+
+
+def shuffle(regimen: Regimen) -> None:
+    """Rows in random order."""
+    regimen.is_shuffled = True
+    regimen.changes.append("training rows are shuffled")
+
+
+def map_labels(regimen: Regimen) -> None:
+    """The lower of two labels becomes 0, the higher one 1."""
+    values = np.unique(regimen.evidence.train.labels)
+    if len(values) != 2 or not np.isfinite(values).all():
+        raise Untreatable(f"which of {len(values)} labels are positive is not for a program to say")
+    middle = float(values.mean())
+    regimen.row_map.append(lambda x, y, weight: (x, tf.cast(tf.cast(y, tf.float32) > middle, tf.float32), weight))
+    regimen.changes.append(f"label {values[0]:g} becomes 0 and {values[1]:g} becomes 1")
+
+
+def mask_padding(regimen: Regimen) -> None:
+    """The mask computed from the tokens."""
+    ids, mask = _keys(regimen)
+    padding = regimen.evidence.train.tokens.padding
+
+    def masked(x, y, weight):
+        return x | {mask: tf.cast(tf.not_equal(x[ids], padding), x[mask].dtype)}, y, weight
+
+    regimen.row_map.append(masked)
+    regimen.changes.append(f"{mask} = {ids} != {padding}")
+
+
+def swap_inputs(regimen: Regimen) -> None:
+    """Token ids and padding mask change places."""
+    ids, mask = _keys(regimen)
+    regimen.row_map.append(
+        lambda x, y, weight: (
+            x | {ids: tf.cast(x[mask], x[ids].dtype), mask: tf.cast(x[ids], x[mask].dtype)},
+            y,
+            weight,
+        )
+    )
+    regimen.changes.append(f"{ids} and {mask} change places")
+
+
+def restore(regimen: Regimen) -> None:
+    """The pre-trained weights, where the caller gave an untouched encoder."""
+    if not regimen.restore():
+        raise Untreatable("pre-trained weights are needed: give `pretrained`, an encoder of the same layers")
+
+
+def _keys(regimen):
+    """Returns the names of token ids and padding mask among the inputs."""
+    x = regimen.evidence.train.batches[0][0]
+    if isinstance(x, dict):
+        mask = next((name for name in x if "mask" in name or "attention" in name), None)
+        ids = next((name for name in x if name != mask and "ids" in name and "segment" not in name), None)
+        if mask is not None and ids is not None:
+            return ids, mask
+    raise Untreatable("token ids and padding mask are not told by name: give the inputs as a dict")
+
+
+REMEDIES = {
+    "labels-out-of-range": map_labels,
+    "labels-not-shuffled": shuffle,
+    "input-order-wrong": swap_inputs,
+    "padding-mask-wrong": mask_padding,
+    "class-imbalance": begin_at_base_rate,
+    "weights-not-loaded": restore,
+    "stale-compile": rebind,
+    "nothing-trains": unfreeze,
+    "backbone-frozen": unfreeze,
+    "dropout-too-strong": drop_less,
+    "label-shape-broadcast": match_loss,
+    "single-unit-softmax": use_sigmoid,
+    "sigmoid-twice": use_one_sigmoid,
+    "logits-taken-for-probabilities": match_loss,
+    "loss-unsuited": match_loss,
+    "head-saturated": begin_at_base_rate,
+    "optimizer-unsuited": use_adamw,
+    "gradient-clipped-to-nothing": unclip,
+    "schedule-ends-early": set_rate,
+    "learning-rate-too-high": set_rate,
+    "learning-rate-too-low": set_rate,
+    "weight-decay-too-strong": decay_less,
+}
+# What keeps a model from learning from many rows need not keep it from learning 32 by heart.
+UNTRIED = ("labels-not-shuffled", "padding-mask-wrong", "class-imbalance", "weights-not-loaded", "dropout-too-strong")

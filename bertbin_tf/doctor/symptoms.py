@@ -1,0 +1,36 @@
+"""What is not as it should be, whatever the cause."""
+
+import numpy as np
+
+from bertbin_tf.doctor.evidence import Evidence
+
+# As standard deviations over texts: of probabilities, where they can no longer be told apart, and of features, relative
+# to their size. MiniLM's pooled features have 0.5; after Adam at 1e-3 it is below 1e-3.
+SAME_ANSWER, SAME_FEATURES = 0.005, 0.01
+
+
+def symptoms_of(evidence: Evidence) -> tuple[str, ...]:
+    """Returns what a model shows that was trained and has not learned; nothing of one that was not trained yet."""
+    optimizer, answers = evidence.patient.optimizer, evidence.answers
+    if not evidence.train.batches or not int(optimizer.iterations.numpy()):
+        return ()
+    try:
+        logits = answers.logits
+        features = answers.features
+    except Exception:  # a model that cannot be asked has been reported by the rules
+        return ()
+    symptoms = []
+    spread = float((1 / (1 + np.exp(-logits))).std())
+    if spread < SAME_ANSWER and len(logits) > 1:
+        symptoms.append(
+            f"after {int(optimizer.iterations.numpy())} steps the answers to {len(logits)} texts differ by a standard "
+            f"deviation of {spread:.1e}"
+        )
+    if features is not None:
+        relative = float(features[0].std(axis=0).mean() / max(np.abs(features[0]).mean(), 1e-12))
+        if relative < SAME_FEATURES:
+            symptoms.append(
+                f"what the head sees differs between texts by {relative:.1e} of its size: the encoder has collapsed, "
+                "and no rate brings it back. Load the pre-trained weights again"
+            )
+    return tuple(symptoms)

@@ -1,0 +1,59 @@
+"""The cure: what was concluded and tried, applied to the user's model."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from bertbin_tf.doctor.evidence import Evidence
+from bertbin_tf.doctor.finding import Finding, Treated
+from bertbin_tf.doctor.regimen import Regimen
+from bertbin_tf.doctor.remedies import REMEDIES, Untreatable
+from bertbin_tf.optimizers import warmup_cosine
+
+
+@dataclasses.dataclass(frozen=True)
+class Treatment:
+    """Applies remedies to a model, for good.
+
+    Args:
+        evidence: The model and its data, as measured.
+        train_data: The training data, as the user gave them.
+        pretrained: The untouched encoder, or `None`.
+    """
+
+    evidence: Evidence
+    train_data: Any
+    pretrained: keras.Model | None = None
+
+    def apply(self, findings: Sequence[Finding], epochs: int) -> Treated:
+        """Applies what findings ask for, and compiles the model anew.
+
+        Args:
+            findings: Those to be treated.
+            epochs: Int >= 1, over which a schedule that is set comes to its end.
+        """
+        regimen, left = Regimen(self.evidence, self.pretrained), {}
+        if regimen.restore():
+            regimen.changes.append("the encoder has the weights of `pretrained` again")
+        for finding in findings:
+            try:
+                if finding.code not in REMEDIES:
+                    raise Untreatable("this is not for a program to mend: " + finding.remedy)
+                REMEDIES[finding.code](regimen)
+            except Untreatable as error:
+                left[finding.code] = str(error)
+        try:
+            train_data = regimen.map_data(self.train_data)
+        except ValueError as error:
+            train_data, left["training data"] = self.train_data, str(error)
+        model, optimizer = self.evidence.patient.model, self.evidence.patient.optimizer
+        rate = optimizer.get_config()["learning_rate"]
+        if regimen.peak is not None:
+            rate = warmup_cosine(regimen.peak, self.evidence.steps.num_steps * epochs)
+        elif isinstance(rate, dict):
+            rate = keras.optimizers.schedules.deserialize(rate)
+        metrics = model._compile_metrics._user_metrics if model._compile_metrics is not None else None
+        model.compile(regimen.build_optimizer(rate), regimen.loss or model.loss, metrics=metrics)
+        return Treated(train_data, tuple(regimen.changes), left, tuple(findings))

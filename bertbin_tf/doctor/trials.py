@@ -1,0 +1,170 @@
+"""The proof: a short run with the remedies, and one without, from the same weights, on the same batches."""
+
+import dataclasses
+import functools
+import math
+import time
+from typing import NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+from sklearn.metrics import roc_auc_score
+
+from bertbin_tf.doctor.answers import flat
+from bertbin_tf.doctor.batches import flat_labels
+from bertbin_tf.doctor.evidence import Evidence, entropy_of
+from bertbin_tf.doctor.finding import Finding
+from bertbin_tf.doctor.patient import put_back
+from bertbin_tf.doctor.regimen import Regimen
+from bertbin_tf.doctor.remedies import REMEDIES, UNTRIED, Untreatable
+from bertbin_tf.doctor.sample import draw
+
+# MiniLM, film reviews, one seed, ROC AUC on 128 other rows after 12 steps of 16: 0.71 at 1e-4, 0.76 at 3e-4, 0.53 at
+# 1e-3.
+BATCH_SIZE, NUM_STEPS, NUM_TEST = 16, 12, 6
+# So much better in ROC AUC, or so much lower in cross-entropy, is no chance.
+BETTER_AUC, LOWER_LOSS = 0.1, 0.9
+
+
+class Outcome(NamedTuple):
+    """What a short run came to.
+
+    Args:
+        auc: Float, the ROC AUC of the answers to rows that it was not trained on.
+        loss: Float, their cross-entropy, in nats, whatever loss was trained with; infinite if it is not finite.
+        untreated: Dict from code to the reason why its remedy could not be applied.
+        seconds: Float, how long it took.
+    """
+
+    auc: float
+    loss: float
+    untreated: dict[str, str]
+    seconds: float
+
+
+class Trials:
+    """Short runs on the user's rows, the schedule of an epoch drawn together, judged by other rows.
+
+    With all remedies the model must come to know something of the others, and with all but one it must not: then that
+    one is proved.
+
+    Args:
+        evidence: The model and its data, as measured.
+        pretrained: An untouched encoder, or `None`: then the weights are taken as they are.
+        deadline: Float, `time.monotonic()` after which no run is begun that would not end in time.
+    """
+
+    def __init__(self, evidence: Evidence, pretrained: keras.Model | None, deadline: float):
+        self._evidence, self._pretrained, self._deadline = evidence, pretrained, deadline
+        self._sample = draw(evidence.train, batch_size=BATCH_SIZE, num_train=NUM_STEPS, num_test=NUM_TEST)
+        self._longest, self._compiled = 0.0, {}
+
+    def try_all(self, findings: list[Finding]) -> list[Finding]:
+        """Returns the findings, each with the status that its trial gave it; those refuted come last.
+
+        Args:
+            findings: As concluded, the most likely cause first.
+        """
+        codes = [finding.code for finding in findings if finding.code in REMEDIES]
+        if not self._sample.test or not set(codes) - set(UNTRIED):
+            return findings
+        treated = self._run(codes)
+        if treated is None:
+            return findings
+        tried = [self._try(finding, codes, treated) for finding in findings]
+        return sorted(tried, key=lambda finding: finding.status == "refuted")
+
+    def run(self, codes: list[str]) -> Outcome:
+        """Trains from the restored weights, with the remedies of some findings; afterwards all is as it was."""
+        started, untreated = time.monotonic(), {}
+        with put_back(self._evidence.patient.model):
+            regimen = Regimen(self._evidence, self._pretrained)
+            try:
+                regimen.restore()
+                for code in codes:
+                    try:
+                        REMEDIES[code](regimen)
+                    except Untreatable as error:
+                        untreated[code] = str(error)
+                auc, loss = self._train(regimen)
+            finally:
+                regimen.undo()
+        return Outcome(auc, loss, untreated, time.monotonic() - started)
+
+    def _run(self, codes):
+        """`run`, if the time allows."""
+        # The first run was the longest: what it compiled the others have.
+        if time.monotonic() + 0.8 * self._longest > self._deadline:
+            return None
+        outcome = self.run(codes)
+        self._longest = max(self._longest, outcome.seconds)
+        return outcome
+
+    def _try(self, finding, codes, treated):
+        if finding.code not in codes or finding.code in UNTRIED or finding.code in treated.untreated:
+            return finding
+        # What is mended the same way is left out too, or its remedy would hide that this one is missing.
+        control = self._run([code for code in codes if REMEDIES[code] is not REMEDIES[finding.code]])
+        return finding if control is None else self._judge(finding, treated, control)
+
+    def _judge(self, finding, treated, control):
+        entropy = entropy_of(self._labels.mean())
+        is_better = treated.auc > control.auc + BETTER_AUC or treated.loss < LOWER_LOSS * control.loss
+        status = "suspected"
+        if is_better and treated.auc > 0.5 + BETTER_AUC and treated.loss < 1.1 * entropy:
+            status = "confirmed"
+        elif treated.auc > 0.5 + 2 * BETTER_AUC and control.auc > treated.auc - 0.02 and control.loss < treated.loss:
+            status = "refuted"
+        trial = (
+            f"Tried for {NUM_STEPS} steps of {BATCH_SIZE} rows: other rows are told apart with a ROC AUC of "
+            f"{treated.auc:.2f} with the remedy and {control.auc:.2f} without it, at a loss of {treated.loss:.2f} and "
+            f"{control.loss:.2f}; the base rate alone gives {entropy:.2f}."
+        )
+        return dataclasses.replace(finding, status=status, trial=trial)
+
+    @functools.cached_property
+    def _labels(self):
+        return self._evidence.binary(np.concatenate([flat_labels(y) for _, y, _ in self._sample.test]))
+
+    def _train(self, regimen):
+        model = regimen.model
+        weights = [
+            weight for weight in model.trainable_variables if regimen.bound is None or id(weight) in regimen.bound
+        ]
+        gradients_of, answers_to = self._compile(regimen, weights)
+        batches = [keras.tree.map_structure(_to_tensor, regimen.map_row(*batch)) for batch in self._sample.train]
+        if weights:
+            optimizer = regimen.build_optimizer(0.0)
+            optimizer.build(weights)
+            apply = tf.function(lambda gradients: optimizer.apply(gradients, weights))
+            for step in range(NUM_STEPS):
+                optimizer.learning_rate.assign(regimen.rates((step + 0.5) / NUM_STEPS))
+                apply(gradients_of(*batches[step % len(batches)]))
+        tested = [regimen.map_row(*batch)[0] for batch in self._sample.test]
+        answers = np.concatenate([flat(answers_to(keras.tree.map_structure(_to_tensor, x))) for x in tested])
+        logits = self._evidence.answers.to_logits(answers)
+        if not np.isfinite(logits).all():
+            return 0.5, math.inf
+        loss = np.logaddexp(0, np.where(self._labels, -logits, logits)).mean()
+        return float(roc_auc_score(self._labels, logits)), float(loss)
+
+    def _compile(self, regimen, weights):
+        """Returns the gradients and the answers as compiled functions, traced once for regimens that compute alike."""
+        model = regimen.model
+
+        def gradients_of(x, y, sample_weight):
+            with tf.GradientTape() as tape:
+                loss = regimen.compute_loss(x, y, model(x, training=True), sample_weight)
+            gradients = tape.gradient(loss, [weight.value for weight in weights])
+            return [
+                tf.zeros_like(weight.value) if gradient is None else tf.convert_to_tensor(gradient)
+                for gradient, weight in zip(gradients, weights, strict=True)
+            ]
+
+        functions = tf.function(gradients_of), tf.function(lambda x: model(x, training=False))
+        return self._compiled.setdefault(tuple(regimen.structure), functions)
+
+
+def _to_tensor(array):
+    return None if array is None else tf.constant(array)
