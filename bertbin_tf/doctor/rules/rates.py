@@ -108,7 +108,7 @@ def learning_rate_too_low(evidence: Evidence) -> Proof | None:
     return Proof(
         f"at {steps.highest_rate:.1e} no layer moves by more than {fastest:.1e} of its weights in the first step; near "
         "2e-3 is healthy",
-        SCHEDULE.format(rate=5e-5),
+        SCHEDULE.format(rate=steps.healthy_rate),
     )
 
 
