@@ -68,9 +68,7 @@ class Batches:
         """`(x, y, sample_weight)` of the first batch, as tensors, of at most 32 rows."""
         if not self.batches:
             raise LookupError("there is no batch to ask the model")
-        return keras.tree.map_structure(
-            lambda array: None if array is None else tf.constant(array[:32]), self.batches[0]
-        )
+        return to_tensors(_slice(self.batches[0], slice(32)))
 
     @property
     def num_rows(self) -> int:
@@ -132,6 +130,11 @@ class Tokens:
     def keys(self) -> list[bytes]:
         """Each row's tokens without padding, to be compared."""
         return [row[:length].tobytes() for row, length in zip(self.ids, self.lengths, strict=True)]
+
+
+def to_tensors(structure: Any) -> Any:
+    """Returns the same structure with tensors for arrays; `None` stays."""
+    return keras.tree.map_structure(lambda array: None if array is None else tf.constant(array), structure)
 
 
 def flat_labels(y: Any) -> np.ndarray:

@@ -1,5 +1,7 @@
 """What a program can do about a finding: one function for each such code, which changes a `Regimen`."""
 
+from collections.abc import Sequence
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -185,3 +187,19 @@ REMEDIES = {
 }
 # What keeps a model from learning from many rows need not keep it from learning 32 by heart.
 UNTRIED = ("labels-not-shuffled", "padding-mask-wrong", "class-imbalance", "weights-not-loaded", "dropout-too-strong")
+
+
+def apply_remedies(regimen: Regimen, codes: Sequence[str]) -> dict[str, str]:
+    """Changes a regimen, and returns by code why a remedy could not be applied.
+
+    Args:
+        regimen: To be changed.
+        codes: Keys of `REMEDIES`.
+    """
+    untreated = {}
+    for code in codes:
+        try:
+            REMEDIES[code](regimen)
+        except Untreatable as error:
+            untreated[code] = str(error)
+    return untreated

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
@@ -131,14 +132,7 @@ class Steps:
 
     def _gradients(self):
         model = self._patient.model
-        x, y, sample_weight = self._data.first
-        with tf.GradientTape() as tape:
-            loss = model.compute_loss(x, y, model(x, training=True), sample_weight)
-        variables = [variable.value for variable in model.trainable_variables]
-        return [
-            tf.zeros_like(variable) if gradient is None else tf.convert_to_tensor(gradient)
-            for gradient, variable in zip(tape.gradient(loss, variables), variables, strict=True)
-        ]
+        return gradients_of(model, model.compute_loss, model.trainable_variables, self._data.first)
 
     @functools.cached_property
     def gradient_norm(self) -> float:
@@ -154,6 +148,25 @@ class Steps:
     def _measure(self, weights, updates, gradients):
         size = sum(math.prod(weight.shape) for weight in weights)
         return LayerStatistics(_norm(gradients), _norm(weights), _norm(updates), self.highest_rate, size)
+
+
+def gradients_of(model: keras.Model, compute_loss: Callable, weights: Sequence[keras.Variable], batch: tuple) -> list:
+    """Returns the gradient of each weight for a batch, in training; zeros where none arrives.
+
+    Args:
+        model: The model.
+        compute_loss: Function from `(x, y, outputs, sample_weight)` to the loss.
+        weights: Those wanted.
+        batch: `(x, y, sample_weight)`.
+    """
+    x, y, sample_weight = batch
+    with tf.GradientTape() as tape:
+        loss = compute_loss(x, y, model(x, training=True), sample_weight)
+    values = [weight.value for weight in weights]
+    return [
+        tf.zeros_like(value) if gradient is None else tf.convert_to_tensor(gradient)
+        for gradient, value in zip(tape.gradient(loss, values), values, strict=True)
+    ]
 
 
 def _norm(tensors):

@@ -12,7 +12,8 @@ SAME_ANSWER, SAME_FEATURES = 0.005, 0.01
 def symptoms_of(evidence: Evidence) -> tuple[str, ...]:
     """Returns what a model shows that was trained and has not learned; nothing of one that was not trained yet."""
     optimizer, answers = evidence.patient.optimizer, evidence.answers
-    if not evidence.train.batches or not int(optimizer.iterations.numpy()):
+    num_steps = int(optimizer.iterations.numpy())
+    if not evidence.train.batches or not num_steps:
         return ()
     try:
         logits = answers.logits
@@ -23,8 +24,7 @@ def symptoms_of(evidence: Evidence) -> tuple[str, ...]:
     spread = float((1 / (1 + np.exp(-logits))).std())
     if spread < SAME_ANSWER and len(logits) > 1:
         symptoms.append(
-            f"after {int(optimizer.iterations.numpy())} steps the answers to {len(logits)} texts differ by a standard "
-            f"deviation of {spread:.1e}"
+            f"after {num_steps} steps the answers to {len(logits)} texts differ by a standard deviation of {spread:.1e}"
         )
     if features is not None:
         relative = float(features[0].std(axis=0).mean() / max(np.abs(features[0]).mean(), 1e-12))

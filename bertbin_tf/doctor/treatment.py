@@ -9,7 +9,7 @@ import keras
 from bertbin_tf.doctor.evidence import Evidence
 from bertbin_tf.doctor.finding import Finding, Treated
 from bertbin_tf.doctor.regimen import Regimen
-from bertbin_tf.doctor.remedies import REMEDIES, Untreatable
+from bertbin_tf.doctor.remedies import REMEDIES, apply_remedies
 from bertbin_tf.optimizers import warmup_cosine
 
 
@@ -34,16 +34,15 @@ class Treatment:
             findings: Those to be treated.
             epochs: Int >= 1, over which a schedule that is set comes to its end.
         """
-        regimen, left = Regimen(self.evidence, self.pretrained), {}
+        regimen = Regimen(self.evidence, self.pretrained)
         if regimen.restore():
             regimen.changes.append("the encoder has the weights of `pretrained` again")
-        for finding in findings:
-            try:
-                if finding.code not in REMEDIES:
-                    raise Untreatable("this is not for a program to mend: " + finding.remedy)
-                REMEDIES[finding.code](regimen)
-            except Untreatable as error:
-                left[finding.code] = str(error)
+        left = {
+            finding.code: f"this is not for a program to mend: {finding.remedy}"
+            for finding in findings
+            if finding.code not in REMEDIES
+        }
+        left |= apply_remedies(regimen, [finding.code for finding in findings if finding.code in REMEDIES])
         try:
             train_data = regimen.map_data(self.train_data)
         except ValueError as error:

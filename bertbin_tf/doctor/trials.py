@@ -12,13 +12,14 @@ import tensorflow as tf
 from sklearn.metrics import roc_auc_score
 
 from bertbin_tf.doctor.answers import flat
-from bertbin_tf.doctor.batches import flat_labels
+from bertbin_tf.doctor.batches import flat_labels, to_tensors
 from bertbin_tf.doctor.evidence import Evidence, entropy_of
 from bertbin_tf.doctor.finding import Finding
 from bertbin_tf.doctor.patient import put_back
 from bertbin_tf.doctor.regimen import Regimen
-from bertbin_tf.doctor.remedies import REMEDIES, UNTRIED, Untreatable
+from bertbin_tf.doctor.remedies import REMEDIES, UNTRIED, apply_remedies
 from bertbin_tf.doctor.sample import draw
+from bertbin_tf.doctor.steps import gradients_of
 
 # MiniLM, film reviews, one seed, ROC AUC on 128 other rows after 12 steps of 16: 0.71 at 1e-4, 0.76 at 3e-4, 0.53 at
 # 1e-3.
@@ -77,16 +78,12 @@ class Trials:
 
     def run(self, codes: list[str]) -> Outcome:
         """Trains from the restored weights, with the remedies of some findings; afterwards all is as it was."""
-        started, untreated = time.monotonic(), {}
+        started = time.monotonic()
         with put_back(self._evidence.patient.model):
             regimen = Regimen(self._evidence, self._pretrained)
             try:
                 regimen.restore()
-                for code in codes:
-                    try:
-                        REMEDIES[code](regimen)
-                    except Untreatable as error:
-                        untreated[code] = str(error)
+                untreated = apply_remedies(regimen, codes)
                 auc, loss = self._train(regimen)
             finally:
                 regimen.undo()
@@ -133,7 +130,7 @@ class Trials:
             weight for weight in model.trainable_variables if regimen.bound is None or id(weight) in regimen.bound
         ]
         gradients_of, answers_to = self._compile(regimen, weights)
-        batches = [keras.tree.map_structure(_to_tensor, regimen.map_row(*batch)) for batch in self._sample.train]
+        batches = [to_tensors(regimen.map_row(*batch)) for batch in self._sample.train]
         if weights:
             optimizer = regimen.build_optimizer(0.0)
             optimizer.build(weights)
@@ -142,7 +139,7 @@ class Trials:
                 optimizer.learning_rate.assign(regimen.rates((step + 0.5) / NUM_STEPS))
                 apply(gradients_of(*batches[step % len(batches)]))
         tested = [regimen.map_row(*batch)[0] for batch in self._sample.test]
-        answers = np.concatenate([flat(answers_to(keras.tree.map_structure(_to_tensor, x))) for x in tested])
+        answers = np.concatenate([flat(answers_to(to_tensors(x))) for x in tested])
         logits = self._evidence.answers.to_logits(answers)
         if not np.isfinite(logits).all():
             return 0.5, math.inf
@@ -152,19 +149,8 @@ class Trials:
     def _compile(self, regimen, weights):
         """Returns the gradients and the answers as compiled functions, traced once for regimens that compute alike."""
         model = regimen.model
-
-        def gradients_of(x, y, sample_weight):
-            with tf.GradientTape() as tape:
-                loss = regimen.compute_loss(x, y, model(x, training=True), sample_weight)
-            gradients = tape.gradient(loss, [weight.value for weight in weights])
-            return [
-                tf.zeros_like(weight.value) if gradient is None else tf.convert_to_tensor(gradient)
-                for gradient, weight in zip(gradients, weights, strict=True)
-            ]
-
-        functions = tf.function(gradients_of), tf.function(lambda x: model(x, training=False))
+        functions = (
+            tf.function(lambda *batch: gradients_of(model, regimen.compute_loss, weights, batch)),
+            tf.function(lambda x: model(x, training=False)),
+        )
         return self._compiled.setdefault(tuple(regimen.structure), functions)
-
-
-def _to_tensor(array):
-    return None if array is None else tf.constant(array)
