@@ -12,7 +12,7 @@ from conftest import build_tiny_backbone
 from tensorflow.python.eager import context
 
 from bertbin_tf import data
-from bertbin_tf.doctor import CODES, Diagnosis, Finding, diagnose
+from bertbin_tf.doctor import CODES, Diagnosis, DoctorCallback, Finding, diagnose
 from bertbin_tf.doctor.remedies import REMEDIES, UNTRIED
 from bertbin_tf.models import binary_classifier, load_backbone, load_preprocessor
 from bertbin_tf.optimizers import LayerwiseAdamW, warmup_cosine
@@ -21,12 +21,16 @@ RATE = 1e-4  # 5e-3 of weights of 0.02, and less of layers with a layer norm
 
 
 def tiny(**kwargs):
-    return build_tiny_backbone(**({"vocabulary_size": 200} | kwargs))
+    """A backbone whose pooled features are as large as those of a real one."""
+    backbone = build_tiny_backbone(**({"vocabulary_size": 200} | kwargs))
+    kernel = backbone.get_layer("pooled_dense").kernel
+    kernel.assign(25 * kernel)
+    return backbone
 
 
-def healthy_rows(num_rows=256, length=16):
+def healthy_rows(num_rows=256, length=16, seed=0):
     """Texts of 6 to 14 tokens, of which one decides the label."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     ids, lengths = rng.integers(20, 200, (num_rows, length)), rng.integers(6, 15, num_rows)
     labels = rng.integers(0, 2, num_rows)
     ids[:, 0], ids[:, 1] = 2, np.where(labels, 8, 14) + rng.integers(0, 6, num_rows)
@@ -287,6 +291,52 @@ def labels_of_other_texts():
     return healthy_model(), dataset(tokens, np.random.default_rng(5).permutation(labels))
 
 
+def features_too_small_for_the_head():
+    def head(features):
+        return keras.layers.Dense(1, activation="sigmoid", name="logit")(1e-3 * features)
+
+    return headed(head, "binary_crossentropy"), dataset(*healthy_rows())
+
+
+def layers_of_other_sizes():
+    backbone = tiny()
+    backbone.get_layer("transformer_layer_0").set_weights(
+        [100 * weight for weight in backbone.get_layer("transformer_layer_0").get_weights()]
+    )
+    backbone.get_layer("pooled_dense").set_weights(
+        [weight / 100 for weight in backbone.get_layer("pooled_dense").get_weights()]
+    )
+    return healthy_model(backbone=backbone), dataset(*healthy_rows())
+
+
+def accuracy_of_equal_numbers():
+    model = healthy_model()
+    model.compile(keras.optimizers.AdamW(RATE), "binary_crossentropy", metrics=[keras.metrics.Accuracy()])
+    return model, dataset(*healthy_rows())
+
+
+def accuracy_of_logits():
+    model = headed(lambda features: keras.layers.Dense(1)(features), keras.losses.BinaryCrossentropy(from_logits=True))
+    model.compile(keras.optimizers.AdamW(RATE), model.loss, metrics=["accuracy"])
+    return model, dataset(*healthy_rows())
+
+
+def category_of_one_unit():
+    model = healthy_model()
+    model.compile(keras.optimizers.AdamW(RATE), "binary_crossentropy", metrics=["categorical_accuracy"])
+    return model, dataset(*healthy_rows())
+
+
+def learned_by_heart():
+    """The words of one class are those of the other in the validation rows."""
+    model, rows = bag_of_words()
+    tokens, labels = healthy_rows(512, seed=1)
+    validation = dataset({name: tokens[name] for name in ("token_ids", "padding_mask")}, 1 - labels)
+    model.fit(rows, epochs=3, verbose=0)
+    model.optimizer.learning_rate.assign(1e-4)
+    return model, rows, validation
+
+
 SICK = {
     "data-exhausted": [used_up_generator],
     "labels-out-of-range": [labels_one_and_two],
@@ -319,6 +369,9 @@ SICK = {
     "schedule-ends-early": [schedule_of_five_steps, schedule_that_never_rises],
     "learning-rate-too-high": [rate_far_too_high],
     "learning-rate-too-low": [rate_far_too_low],
+    "one-rate-cannot-fit": [features_too_small_for_the_head, layers_of_other_sizes],
+    "metric-misreads": [accuracy_of_equal_numbers, accuracy_of_logits, category_of_one_unit],
+    "overfitting": [learned_by_heart],
     "weight-decay-too-strong": [decay_that_eats_the_weights],
     "batch-too-small": [one_row_a_step],
 }
@@ -560,6 +613,75 @@ def test_collapsed_model_without_a_cause_is_unexplained(eager):
     backbone.get_layer("pooled_dense").kernel.assign(np.zeros((4, 4)))
     diagnosis = diagnose(model, rows)
     assert diagnosis.cause == "unexplained" and "collapsed" in diagnosis.symptoms[-1]
+
+
+def watched(action, rows=None, **fault):
+    """Trains for three epochs under the doctor's eyes, and returns it with the accuracies."""
+    model, data = bag_of_words(**fault)
+    doctor = DoctorCallback(rows or data, action=action, budget=1e-3, verbose=0)
+    start = model.get_weights()
+    history = model.fit(data.repeat(2), epochs=3, callbacks=[doctor], verbose=0).history
+    return doctor, model, start, history["accuracy"]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("fault", [dict(rate=0.0), dict(rate=1e-9), dict(activation="softmax"), dict(rate=np.nan)])
+def test_doctor_speaks_once_and_training_goes_on(fault, eager, monkeypatch, capsys):
+    monkeypatch.setattr("bertbin_tf.doctor.steps.HEALTHY_STEP", 6.0)
+    model, data = bag_of_words(**fault)
+    doctor = DoctorCallback(data, budget=1e-3)
+    history = model.fit(data.repeat(2), epochs=3, callbacks=[doctor], verbose=0)
+    assert doctor.diagnosis.findings and doctor.treated is None
+    assert len(history.history["loss"]) == 3
+    assert capsys.readouterr().out.count("Examined from the weights of the start") == 1
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_doctor_that_only_tells_changes_nothing(eager, monkeypatch):
+    monkeypatch.setattr("bertbin_tf.doctor.steps.HEALTHY_STEP", 6.0)
+    trained = []
+    for callbacks in (lambda data: [], lambda data: [DoctorCallback(data, budget=1e-3, verbose=0)]):
+        model, data = bag_of_words(rate=1e-9)
+        model.fit(data.repeat(2), epochs=3, callbacks=callbacks(data), verbose=0)
+        trained.append(state_of(model)[: len(model.weights)])
+    assert trained[0] == trained[1]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_doctor_stops_with_the_weights_of_the_start(eager, monkeypatch):
+    monkeypatch.setattr("bertbin_tf.doctor.steps.HEALTHY_STEP", 6.0)
+    doctor, model, start, accuracies = watched("stop", rate=1e-9)
+    assert doctor.diagnosis.cause == "learning-rate-too-low" and len(accuracies) < 3
+    assert all(np.array_equal(a, b) for a, b in zip(start, model.get_weights(), strict=True))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("fault", [dict(rate=1e-9), dict(activation="softmax")])
+def test_doctor_treats_and_training_goes_on(fault, monkeypatch):
+    monkeypatch.setattr("bertbin_tf.doctor.steps.HEALTHY_STEP", 6.0)
+    doctor, _, _, accuracies = watched("treat", **fault)
+    assert doctor.treated.changes and len(accuracies) == 3
+    assert accuracies[-1] > max(0.9, accuracies[0])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_doctor_stops_where_the_data_must_be_mended(eager):
+    doctor, _, _, accuracies = watched("treat", labels=lambda labels: labels + 1, rate=1e-9)
+    assert doctor.treated is None and len(accuracies) < 3
+
+
+def test_doctor_is_silent_where_the_model_trains(eager, capsys):
+    model, data = bag_of_words()
+    doctor = DoctorCallback(data)
+    model.fit(data.repeat(2), epochs=3, callbacks=[doctor], verbose=0)
+    assert doctor.diagnosis is None and not capsys.readouterr().out
+
+
+@pytest.mark.parametrize("argument", [dict(action="cure"), dict(budget=0)])
+def test_argument_of_the_callback_must_make_sense(argument):
+    name, value = next(iter(argument.items()))
+    with pytest.raises(ValueError, match=f"{name}=.?{value}"):
+        DoctorCallback([], **argument)
 
 
 def test_budget_must_be_positive():

@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import cross_val_predict
 
-from bertbin_tf.doctor.batches import Batches, find_tokens
+from bertbin_tf.doctor.batches import Batches, find_tokens, to_tensors
 from bertbin_tf.doctor.patient import Patient
 
 NUM_FEATURE_ROWS = 512
@@ -69,6 +69,18 @@ class Answers:
         """The compiled loss of the first batch, without penalties on weights."""
         x, y, sample_weight = self._data.first
         return float(self._patient.model.compute_loss(x, y, self.raw, sample_weight)) - self.penalty
+
+    @functools.cached_property
+    def mean_loss(self) -> float:
+        """The compiled loss of up to 512 rows, without penalties on weights."""
+        losses, sizes = [], []
+        for batch, size in zip(self._data.batches, self._data.sizes, strict=True):
+            x, y, _ = to_tensors(batch)
+            losses.append(float(self._patient.model.compute_loss(x, y, self._patient.model(x, training=False), None)))
+            sizes.append(size)
+            if sum(sizes) >= NUM_FEATURE_ROWS:
+                break
+        return float(np.average(losses, weights=sizes)) - self.penalty
 
     @functools.cached_property
     def penalty(self) -> float:

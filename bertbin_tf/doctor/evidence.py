@@ -10,7 +10,11 @@ from bertbin_tf.doctor.answers import Answers, cross_validated_auc
 from bertbin_tf.doctor.batches import Batches
 from bertbin_tf.doctor.patient import Patient
 from bertbin_tf.doctor.response import Response
-from bertbin_tf.doctor.steps import Steps
+from bertbin_tf.doctor.scores import Scores
+from bertbin_tf.doctor.steps import HEALTHY_STEP, TOO_FAST, TOO_SLOW, Steps
+
+# In logits a step: that of the default head on MiniLM's features, 0.4 in the mean of 384, at 1e-4.
+HEALTHY_PACE = 0.015
 
 
 class Evidence:
@@ -41,9 +45,47 @@ class Evidence:
         return Response(self.patient, self.train, self.answers)
 
     @functools.cached_property
+    def scores(self) -> Scores:
+        """What the metrics make of right and of wrong answers."""
+        return Scores(self.patient.model, self.response)
+
+    @functools.cached_property
+    def validation_answers(self) -> Answers:
+        """Forward passes on the validation data."""
+        return Answers(self.patient, self.validation)
+
+    @functools.cached_property
     def steps(self) -> Steps:
         """Gradients, rates, first steps."""
         return Steps(self.patient, self.train)
+
+    @functools.cached_property
+    def head_pace(self) -> float:
+        """How far, in logits, the last dense layer alone moves its answers in a step at the highest rate.
+
+        Adam moves each weight by the rate, so this is the rate times the sum of absolute features, in the mean over
+        texts; NaN if the features cannot be had.
+        """
+        if self.answers.features is None:
+            return math.nan
+        move = self.steps.moves[self.patient.logit_name]
+        return move.update_norm / move.size**0.5 * float(np.abs(self.answers.features[0]).sum(axis=1).mean())
+
+    @functools.cached_property
+    def layer_multipliers(self) -> dict[str, float]:
+        """By layer, the factor that it needs on the rate that is healthy for most; layers that need none are left out.
+
+        A layer of the encoder is brought to a healthy step, the head to `HEALTHY_PACE`.
+        """
+        steps = self.steps
+        scale = steps.healthy_rate / steps.highest_rate
+        relative = {layer: move.relative_step * scale for layer, move in steps.encoder_moves.items()}
+        multipliers = {
+            layer: HEALTHY_STEP / step for layer, step in relative.items() if step > TOO_FAST or 0 < step < TOO_SLOW
+        }
+        if self.head_pace * scale < HEALTHY_PACE:
+            multipliers[self.patient.logit_name] = HEALTHY_PACE / (self.head_pace * scale)
+        return multipliers
 
     @functools.cached_property
     def base_rate(self) -> float:

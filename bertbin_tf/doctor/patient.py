@@ -55,6 +55,11 @@ class Patient:
         return next((layer for layer in reversed(dense) if layer.units in (1, 2)), None)
 
     @property
+    def logit_name(self) -> str:
+        """The name of `logit_layer` as `LayerwiseAdamW` has it."""
+        return self.layer_of(self.logit_layer.kernel)
+
+    @property
     def layers_behind_logits(self) -> list[keras.layers.Layer]:
         """The layers that come after `logit_layer`."""
         return [] if self.logit_layer is None else self.all_layers[self.all_layers.index(self.logit_layer) + 1 :]

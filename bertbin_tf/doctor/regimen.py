@@ -7,6 +7,7 @@ import keras
 import tensorflow as tf
 
 from bertbin_tf.doctor.evidence import Evidence
+from bertbin_tf.optimizers import LayerwiseAdamW
 
 SHUFFLE_BUFFER = 100_000
 
@@ -55,6 +56,14 @@ class Regimen:
         self.optimizer_class, self.bound = keras.optimizers.AdamW, None
         self.optimizer_config = {"weight_decay": 0.01, "global_clipnorm": 1.0}
         self.changes.append("optimizer = AdamW(weight_decay=0.01, global_clipnorm=1.0)")
+
+    def take_multipliers(self, multipliers: dict[str, float]) -> None:
+        """Puts a rate for each layer for the user's one rate."""
+        self.take_adamw()
+        self.optimizer_class = LayerwiseAdamW
+        self.optimizer_config = self.optimizer_config | {"multipliers": multipliers}
+        shown = ", ".join(f"{layer!r}: {value:.2g}" for layer, value in multipliers.items())
+        self.changes[-1] = f"optimizer = LayerwiseAdamW(multipliers={{{shown}}}, global_clipnorm=1.0)"
 
     def take_rate(self, rate: float) -> None:
         """Puts a rate with 10 % warm-up and cosine decay for the user's."""

@@ -26,6 +26,12 @@ def use_adamw(regimen: Regimen) -> None:
     set_rate(regimen)
 
 
+def set_rates_by_layer(regimen: Regimen) -> None:
+    """A rate for each layer, that of the head so high that its logits get somewhere."""
+    regimen.take_multipliers(regimen.evidence.layer_multipliers)
+    set_rate(regimen)
+
+
 def unclip(regimen: Regimen) -> None:
     """The same optimizer, clipped at a global norm of 1."""
     regimen.optimizer_config |= {"clipnorm": None, "clipvalue": None, "global_clipnorm": 1.0}
@@ -183,10 +189,13 @@ REMEDIES = {
     "schedule-ends-early": set_rate,
     "learning-rate-too-high": set_rate,
     "learning-rate-too-low": set_rate,
+    "one-rate-cannot-fit": set_rates_by_layer,
     "weight-decay-too-strong": decay_less,
 }
 # What keeps a model from learning from many rows need not keep it from learning 32 by heart.
 UNTRIED = ("labels-not-shuffled", "padding-mask-wrong", "class-imbalance", "weights-not-loaded", "dropout-too-strong")
+# What does not change the data can be done while training runs.
+ON_THE_WAY = set(REMEDIES) - {"labels-out-of-range", "labels-not-shuffled", "input-order-wrong", "padding-mask-wrong"}
 
 
 def apply_remedies(regimen: Regimen, codes: Sequence[str]) -> dict[str, str]:

@@ -50,9 +50,34 @@ class Response:
         """
         if self._patient.logit_layer is None:
             return None
-        answer = self._tail or self._whole
-        x, y, _ = keras.tree.map_structure(lambda array: None if array is None else array[:2], self._data.first)
+        answer = self._answer
+        x, y, _ = self._first_rows(2)
         return {(z, label): self._reply(answer, x, y, z, label) for z in LOGITS for label in (0, 1)}
+
+    def answers_to(self, logits: np.ndarray) -> tf.Tensor | None:
+        """Returns the model's output for logits of the positive class; `None` if it has not one output.
+
+        Args:
+            logits: Float array of shape `(rows,)`, of at most as many rows as the first batch has.
+        """
+        layer = self._patient.logit_layer
+        x = self._first_rows(len(logits))[0]
+        if layer is None or len(keras.tree.flatten(x)[0]) < len(logits):
+            return None
+        columns = [np.zeros_like(logits)] * (layer.units - 1) + [logits]
+        outputs = self._answer(x, tf.constant(np.stack(columns, axis=1), "float32"))
+        return outputs if tf.is_tensor(outputs) else None
+
+    def labels_like(self, labels: np.ndarray) -> tf.Tensor:
+        """Returns labels 0 and 1, int array of shape `(rows,)`, in the shape and dtype of the user's."""
+        return _labels(self._first_rows(len(labels))[1], labels)
+
+    @property
+    def _answer(self):
+        return self._tail or self._whole
+
+    def _first_rows(self, num_rows):
+        return keras.tree.map_structure(lambda array: None if array is None else array[:num_rows], self._data.first)
 
     @functools.cached_property
     def _tail(self):

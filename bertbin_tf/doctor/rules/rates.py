@@ -3,13 +3,13 @@
 import keras
 import numpy as np
 
-from bertbin_tf.doctor.evidence import Evidence
+from bertbin_tf.doctor.evidence import HEALTHY_PACE, Evidence
 from bertbin_tf.doctor.rules.registry import Proof, rule
+from bertbin_tf.doctor.steps import TOO_FAST, TOO_SLOW
 
-# RMS(step) / RMS(weights) of a pre-trained layer in the first step at the highest rate. Film reviews, MiniLM, one seed:
-# best at 2e-3, 5 points lost at 5e-3, 14 at 1e-2 (`benchmarks/robustness.py`); 1.7e-4 is the usual rate of 1e-5.
-TOO_FAST, TOO_SLOW = 6e-3, 6e-5
 ADAPTIVE = ("Adam", "AdamW", "Nadam", "Adamax", "Lamb", "Adafactor", "Lion", "LayerwiseAdamW", "RMSprop")
+# In logits a step: so slow a head takes 50,000 steps from even odds to a probability of 0.73.
+TOO_SLOW_PACE = 2e-5
 SCHEDULE = "optimizer = keras.optimizers.AdamW(warmup_cosine({rate:.0e}, batches, epochs))"
 
 
@@ -109,6 +109,33 @@ def learning_rate_too_low(evidence: Evidence) -> Proof | None:
         f"at {steps.highest_rate:.1e} no layer moves by more than {fastest:.1e} of its weights in the first step; near "
         "2e-3 is healthy",
         SCHEDULE.format(rate=steps.healthy_rate),
+    )
+
+
+@rule
+def one_rate_cannot_fit(evidence: Evidence) -> Proof | None:
+    """No one rate suits encoder and head: where the one learns, the other stands still or is destroyed."""
+    steps = evidence.steps
+    if type(evidence.patient.optimizer).__name__ not in ADAPTIVE or not steps.highest_rate > 0:
+        return None
+    relative = {layer: move.relative_step for layer, move in steps.encoder_moves.items() if move.relative_step > 0}
+    if not relative or learning_rate_too_high(evidence) or learning_rate_too_low(evidence):
+        return None
+    fastest, slowest = max(relative, key=relative.get), min(relative, key=relative.get)
+    multipliers = ", ".join(f"{layer!r}: {value:.2g}" for layer, value in evidence.layer_multipliers.items())
+    remedy = f"optimizer = LayerwiseAdamW(warmup_cosine({steps.healthy_rate:.0e}, batches, epochs), {{{multipliers}}})"
+    if relative[fastest] > TOO_FAST and relative[slowest] < TOO_SLOW:
+        return Proof(
+            f"at {steps.highest_rate:.1e} the first step moves {fastest} by {relative[fastest]:.1e} of its weights and "
+            f"{slowest} by {relative[slowest]:.1e}; near 2e-3 is healthy",
+            remedy,
+        )
+    if not 0 < evidence.head_pace < TOO_SLOW_PACE:
+        return None
+    return Proof(
+        f"at {steps.highest_rate:.1e} the encoder moves by up to {relative[fastest]:.1e} of its weights in a step, which "
+        f"is healthy, and the head moves its logits by {evidence.head_pace:.0e}; near {HEALTHY_PACE} is healthy",
+        remedy,
     )
 
 

@@ -1,0 +1,85 @@
+"""Is the doctor right? Planted faults and tempting healthy models, on the real checkpoint, beside other tools.
+
+    python benchmarks/faults.py examine train treat
+
+`examine` asks the doctor about every case, `train` trains each as its user would and shows that the fault hurts, `treat`
+trains it again after the treatment. Each run is a line in `results/faults.jsonl` and is not run again; without a word
+only the tables are printed. An examination takes up to 90 seconds on two CPU cores, a training one to three minutes.
+`examine` is timed and wants the machine for itself; of the others two processes of one thread each get through more:
+`TF_NUM_INTRAOP_THREADS=1`, `--share 1/2` and `--share 2/2`. `--only WORD` runs the cases with that word in their name.
+"""
+
+import argparse
+import gc
+import itertools
+import json
+import os
+import time
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+from faults_cases import faulty_cases, healthy_cases, pairs_of_faults
+from faults_runs import examine, train_plainly, train_treated
+
+RESULTS = Path(__file__).parent / "results" / "faults.jsonl"
+
+
+def load():
+    if not RESULTS.exists():
+        return []
+    return [json.loads(line) for line in RESULTS.read_text(encoding="utf-8").splitlines()]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("kinds", nargs="*", metavar="KIND", help="examine, train, treat", default=[])
+    parser.add_argument("--share", default="1/1", metavar="K/N", help="only every Nth run, from the Kth")
+    parser.add_argument("--only", default="", metavar="WORD", help="only cases with this in their name or code")
+    arguments = parser.parse_args()
+    share, num_shares = map(int, arguments.share.split("/"))
+    if unknown := set(arguments.kinds) - {"examine", "train", "treat"}:
+        parser.error(f"unknown kind {', '.join(sorted(unknown))}; choose from examine, train, treat")
+    faulty, healthy, pairs = faulty_cases(), healthy_cases(), pairs_of_faults()
+    done = {(line["kind"], line["case"]): line for line in load()}
+    runs = itertools.count()
+
+    def keep(kind, case, measure):
+        if not any(arguments.only in word for word in (case.name, *case.codes)) or (kind, case.name) in done:
+            return
+        if next(runs) % num_shares != share - 1:
+            return
+        started = time.perf_counter()
+        keras.backend.clear_session()
+        gc.collect()
+        line = {"kind": kind, "case": case.name, "codes": case.codes} | measure(case)
+        line["wall_seconds"] = time.perf_counter() - started
+        RESULTS.parent.mkdir(exist_ok=True)
+        with RESULTS.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        shown = ("kind", "case", "cause", "accuracy", "roc_auc", "failed", "raised", "seconds", "wall_seconds")
+        print({name: line[name] for name in shown if name in line}, flush=True)
+
+    # One of each code first: what is there after a part of the time covers all of them.
+    firsts = list({case.codes: case for case in reversed(faulty)}.values())[::-1]
+    faulty = [*firsts, *(case for case in faulty if case not in firsts)]
+    if "examine" in arguments.kinds:
+        for case in (*firsts, *healthy, *faulty, *pairs):
+            keep("examine", case, examine)
+    if "train" in arguments.kinds:
+        for case in dict.fromkeys(twin for case in faulty for twin in (case.twin, case)):
+            keep("train", case, train_plainly)
+    if "treat" in arguments.kinds:
+        for case in faulty:
+            if examined := done.get(("examine", case.name)):
+                keep("treat", case, lambda case, examined=examined: train_treated(case, examined["findings"]))
+
+    # Here, because the tables need more than the runs do.
+    import faults_tables
+
+    faults_tables.report(load(), faulty, healthy, pairs)
+
+
+if __name__ == "__main__":
+    main()

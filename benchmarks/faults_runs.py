@@ -1,0 +1,237 @@
+"""One run of `faults.py`: an examination, a plain training, or a training after treatment."""
+
+import dataclasses
+import math
+import os
+import platform
+import time
+
+import keras
+import numpy as np
+import scipy.special
+import tensorflow as tf
+from faults_cases import NUM_TEST, Setup, some_rows
+from sklearn.metrics import roc_auc_score
+
+from bertbin_tf.doctor import Diagnosis, Finding, diagnose
+
+# The data are mended on the way to training; at the test they come as the treated model wants them.
+MENDED_TOKENS = {"padding-mask-wrong", "input-order-wrong"}
+NUM_CHECKS = 5
+
+
+def examine(case):
+    """Returns what the doctor says of a case, and in how many seconds."""
+    model, train, validation = case.setup().build()
+    diagnosis = diagnose(model, train, validation)
+    findings = [dataclasses.asdict(finding) for finding in diagnosis.findings]
+    return {
+        "cause": diagnosis.cause,
+        "findings": findings,
+        "symptoms": diagnosis.symptoms,
+        "unread": diagnosis.unread,
+        "seconds": diagnosis.seconds,
+        "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores",
+    }
+
+
+def train_plainly(case):
+    """Returns how good the model becomes as the user trains it, and a trace of that for the baselines."""
+    setup = case.setup()
+    model, train, validation = setup.build()
+    recorder = Recorder(train, validation, setup)
+    try:
+        model.fit(train, epochs=setup.epochs, steps_per_epoch=_steps(setup, train), callbacks=[recorder], verbose=0)
+    except Exception as error:  # what the user would see
+        return {"raised": f"{type(error).__name__}: {error}"[:300], "failed": True, "trace": recorder.trace}
+    recorder.check()
+    return measure(model, setup) | {"trace": recorder.trace}
+
+
+def train_treated(case, findings):
+    """Returns how good the model becomes after treatment of the findings that a full examination came to."""
+    setup = case.setup()
+    model, train, validation = setup.build()
+    diagnosis = diagnose(model, train, validation, budget=1e-3)
+    diagnosis = dataclasses.replace(diagnosis, findings=tuple(Finding(**finding) for finding in findings))
+    treated = diagnosis.treat(setup.epochs)
+    line = {"changes": treated.changes, "left": treated.left}
+    steps = _steps(setup, treated.train_data)
+    try:
+        model.fit(treated.train_data, epochs=setup.epochs, steps_per_epoch=steps, verbose=0)
+    except Exception as error:
+        return line | {"raised": f"{type(error).__name__}: {error}"[:300], "failed": True}
+    if MENDED_TOKENS & {finding["code"] for finding in findings}:
+        setup.tokens = Setup().tokens
+    return line | measure(model, setup)
+
+
+def measure(model, setup):
+    """Returns accuracy at even odds, ROC AUC and spread on test rows, given in the user's way."""
+    texts, labels = some_rows(setup.dataset, "test", NUM_TEST)
+    p = np.concatenate(
+        [
+            probabilities(model, setup.encode(texts[start : start + 64]), setup.logits)
+            for start in range(0, NUM_TEST, 64)
+            if texts[start : start + 64]
+        ]
+    )
+    if not np.isfinite(p).all():
+        return {"accuracy": float((labels == 0).mean()), "roc_auc": 0.5, "spread": 0.0, "failed": True}
+    accuracy, spread = float(((p > 0.5) == labels).mean()), float(p.std())
+    larger = max(labels.mean(), 1 - labels.mean())
+    return {
+        "accuracy": accuracy,
+        "roc_auc": float(roc_auc_score(labels, p)),
+        "spread": spread,
+        "failed": bool(accuracy <= larger + 0.02 or spread < 0.02),
+    }
+
+
+def probabilities(model, tokens, are_logits):
+    """Returns the probability of the positive class, of one or two outputs."""
+    outputs = np.asarray(tf.cast(model.predict_on_batch(tokens), tf.float64))
+    if outputs.shape[1] == 2:
+        return scipy.special.softmax(outputs, axis=1)[:, 1] if are_logits else outputs[:, 1]
+    return scipy.special.expit(outputs[:, 0]) if are_logits else outputs[:, 0]
+
+
+def _steps(setup, train):
+    """Returns `steps_per_epoch`, which data without an end need."""
+    is_endless = isinstance(train, tf.data.Dataset) and int(train.cardinality()) == tf.data.INFINITE_CARDINALITY
+    return math.ceil(setup.num_rows / setup.batch_size) if is_endless else None
+
+
+class Recorder(keras.callbacks.Callback):
+    """Writes the trace of a training that the baselines read: see `faults_baselines`.
+
+    Args:
+        train: Training data.
+        validation: Validation data.
+        setup: The user's script.
+    """
+
+    def __init__(self, train, validation, setup):
+        super().__init__()
+        self._train, self._validation, self._setup = train, validation, setup
+        self.trace = {}
+
+    def on_train_begin(self, logs=None):
+        self._batch = self._first_batch()
+        steps = self.params.get("steps") or 60
+        self._check_at = {math.ceil(i * steps * self.params["epochs"] / NUM_CHECKS) for i in range(1, NUM_CHECKS)}
+        self._step = 0
+        self._sums = None
+        self.trace |= self._describe() | {
+            name: [] for name in ("losses", "accuracies", "validation_losses", "validation_accuracies", "checks")
+        }
+        self.check()
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._sums = np.zeros(2)
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._step += 1
+        # Keras reports the mean of the epoch so far.
+        sums = np.array([logs["loss"], self._accuracy_in(logs)], "float64") * (batch + 1)
+        loss, accuracy = sums - self._sums
+        self._sums = sums
+        self.trace["losses"].append(_number(loss))
+        self.trace["accuracies"].append(_number(accuracy))
+        if self._step in self._check_at:
+            self.check()
+
+    def check(self):
+        """Looks at gradients, weights and answers, and asks the validation rows."""
+        if self._batch is None:
+            return
+        x, y, _ = self._batch
+        variables = self.model.trainable_variables
+        with tf.GradientTape() as tape:
+            outputs = self.model(x, training=False)
+            loss = self.model.compute_loss(x, y, outputs, None)
+        gradients = tape.gradient(loss, [variable.value for variable in variables])
+        layers = {}
+        for variable, gradient in zip(variables, gradients, strict=True):
+            value = np.zeros(variable.shape) if gradient is None else np.asarray(tf.convert_to_tensor(gradient))
+            layers.setdefault(variable.path.rsplit("/", 1)[0], []).append(value.ravel())
+        layers = {name: np.concatenate(values).astype("float64") for name, values in layers.items()}
+        answers = np.asarray(tf.cast(outputs, tf.float64))[:, -1]
+        clipped = np.clip(answers, 1e-12, 1 - 1e-12)
+        self.trace["checks"].append(
+            {
+                "step": getattr(self, "_step", 0),
+                "layers": list(layers),
+                "gradient_norms": {name: _number(np.linalg.norm(values)) for name, values in layers.items()},
+                "gradient_zero_share": {name: float((values == 0).mean()) for name, values in layers.items()},
+                "weights_finite": all(np.isfinite(np.asarray(w.value, "float32")).all() for w in variables),
+                "answers": list(map(_number, answers)),
+                "logits": list(map(_number, answers if self._setup.logits else scipy.special.logit(clipped))),
+            }
+        )
+        self._validate()
+
+    def _validate(self):
+        try:
+            losses, right = [], []
+            for x, y in self._validation.take(4):
+                outputs = self.model(x, training=False)
+                losses.append(float(self.model.compute_loss(x, y, outputs, None)))
+                p = np.asarray(tf.cast(outputs, tf.float64))[:, -1]
+                right.append(((p > (0.0 if self._setup.logits else 0.5)) == (np.asarray(y) > 0.5)).mean())
+        except Exception:  # labels of another shape
+            return
+        self.trace["validation_losses"].append(_number(np.mean(losses)))
+        self.trace["validation_accuracies"].append(_number(np.mean(right)))
+
+    def _first_batch(self):
+        if isinstance(self._train, tuple):
+            return (*keras.tree.map_structure(lambda array: tf.constant(array[:16]), self._train), None)[:3]
+        # Not from a generator that can be read only once.
+        shown = self._setup.plain_batches if self._setup.batches is None else None
+        if shown is None and self._setup.epochs > 1:
+            return None
+        for batch in self._train.take(1):
+            x, y, weight = keras.utils.unpack_x_y_sample_weight(batch)
+            return keras.tree.map_structure(lambda array: array[:16], (x, y)) + (weight,)
+        return None
+
+    def _describe(self):
+        optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
+        rate = optimizer._learning_rate
+        steps = range(0, 200, 5)
+        layers = list(self.model._flatten_layers(include_self=False))
+        activations = [
+            keras.activations.serialize(layer.activation) for layer in layers if hasattr(layer, "activation")
+        ]
+        dense = [layer for layer in layers if isinstance(layer, keras.layers.Dense)]
+        last = [layer for layer in layers if hasattr(layer, "activation")][-1]
+        described = {
+            "optimizer": type(optimizer).__name__,
+            "learning_rate": max(float(rate(step)) for step in steps) if callable(rate) else float(rate),
+            "loss": self._setup.loss if isinstance(self._setup.loss, str) else self._setup.loss.name,
+            "last_activation": str(keras.activations.serialize(last.activation)),
+            "units": dense[-1].units,
+            "dropout": max((layer.rate for layer in layers if isinstance(layer, keras.layers.Dropout)), default=0.0),
+            "hidden_activations": sorted({str(name) for name in activations[:-1]}),
+        }
+        if self._setup.model is not keras.Model:
+            described["loss"] = "custom"
+        elif getattr(self._setup.loss, "from_logits", False):
+            described["loss"] += "(from_logits=True)"
+        if self._batch is not None:
+            x, y, _ = self._batch
+            values = np.concatenate([np.ravel(array) for array in keras.tree.flatten(x)])
+            described["input_range"] = [float(values.min()), float(values.max())]
+            described["label_range"] = [_number(np.min(y)), _number(np.max(y))]
+            described["num_nan_inputs"] = int(np.isnan(values).sum())
+        return described
+
+    @staticmethod
+    def _accuracy_in(logs):
+        return next((value for name, value in logs.items() if "accuracy" in name), math.nan)
+
+
+def _number(value):
+    value = float(value)
+    return value if math.isfinite(value) else None

@@ -1,0 +1,2 @@
+def report(lines, faulty, healthy, pairs):
+    pass

@@ -1,0 +1,40 @@
+"""What can be wrong with how results are read, in a model that trains."""
+
+from bertbin_tf.doctor.evidence import Evidence
+from bertbin_tf.doctor.rules.head import logits_taken_for_probabilities, sigmoid_twice, single_unit_softmax
+from bertbin_tf.doctor.rules.registry import Proof, rule
+
+
+@rule
+def metric_misreads(evidence: Evidence) -> Proof | None:
+    """A metric that says the same of right answers as of wrong ones: the model may well train, and nobody sees it."""
+    if any(rule(evidence) for rule in (single_unit_softmax, sigmoid_twice, logits_taken_for_probabilities)):
+        return None  # then it is the answers that do not follow the logits
+    misread = {name: score for name, score in evidence.scores.by_metric.items() if score.right - score.wrong < 0.5}
+    if not misread:
+        return None
+    name, score = next(iter(misread.items()))
+    is_probability = evidence.answers.are_probabilities
+    threshold = 0.5 if is_probability else 0.0
+    return Proof(
+        f"of answers a little on the right side of even odds, for all rows, {name} says {score.right:.2f}, and "
+        f"{score.wrong:.2f} of the same on the wrong side",
+        f"metrics=[keras.metrics.BinaryAccuracy(threshold={threshold}), "
+        f"keras.metrics.AUC(from_logits={not is_probability})]",
+    )
+
+
+@rule
+def overfitting(evidence: Evidence) -> Proof | None:
+    """The training rows are known by heart, and what was learned of them does not hold for others."""
+    num_steps = int(evidence.patient.optimizer.iterations.numpy())
+    if not num_steps or evidence.validation is None or not evidence.validation.batches:
+        return None
+    train, validation = evidence.answers.mean_loss, evidence.validation_answers.mean_loss
+    if not (train < 0.5 * evidence.entropy and validation > max(evidence.entropy, 4 * train)):
+        return None
+    return Proof(
+        f"after {num_steps} steps the loss of the training rows is {train:.2f} and that of the validation rows "
+        f"{validation:.2f}; the base rate alone gives {evidence.entropy:.2f}",
+        "callbacks = [keras.callbacks.EarlyStopping('val_loss', restore_best_weights=True)]  # or more rows",
+    )

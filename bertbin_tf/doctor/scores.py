@@ -1,0 +1,71 @@
+"""What the user's metrics make of answers that are all right, and of answers that are all wrong."""
+
+import functools
+from typing import NamedTuple
+
+import keras
+import numpy as np
+from keras.src.trainers.compile_utils import get_metric
+
+from bertbin_tf.doctor.response import Response
+
+# Of probabilities 0.57 and 0.43, on the right and on the wrong side of even odds.
+SURE = 0.3
+JUDGES = (
+    keras.metrics.Accuracy,
+    keras.metrics.BinaryAccuracy,
+    keras.metrics.CategoricalAccuracy,
+    keras.metrics.SparseCategoricalAccuracy,
+    keras.metrics.AUC,
+    keras.metrics.Precision,
+    keras.metrics.Recall,
+    keras.metrics.FBetaScore,
+)
+
+
+class Score(NamedTuple):
+    """What a metric says.
+
+    Args:
+        right: Float, of answers that are all right.
+        wrong: Float, of answers that are all wrong.
+    """
+
+    right: float
+    wrong: float
+
+
+class Scores:
+    """The compiled metrics that tell right answers from wrong ones, asked one by one, each as a fresh copy.
+
+    Args:
+        model: The compiled model.
+        response: What turns logits into the model's answers, and 0 and 1 into labels of the user's shape.
+    """
+
+    def __init__(self, model: keras.Model, response: Response):
+        self._model, self._response = model, response
+
+    @functools.cached_property
+    def by_metric(self) -> dict[str, Score]:
+        """`Score` by the name of the metric; empty of a model with several outputs, or without such metrics."""
+        compiled = self._model._compile_metrics
+        given = keras.tree.flatten(compiled._user_metrics) if compiled is not None else []
+        labels = np.arange(8) % 2
+        answers = self._response.answers_to(np.where(labels, SURE, -SURE))
+        if answers is None or not given:
+            return {}
+        y = self._response.labels_like(labels)
+        metrics = [get_metric(metric, y, answers) for metric in given]
+        swapped = self._response.labels_like(1 - labels)
+        return {
+            metric.name: Score(self._ask(metric, y, answers), self._ask(metric, swapped, answers))
+            for metric in metrics
+            if isinstance(metric, JUDGES)
+        }
+
+    @staticmethod
+    def _ask(metric, y, answers):
+        fresh = type(metric).from_config(metric.get_config())
+        fresh.update_state(y, answers)
+        return float(np.mean(keras.ops.convert_to_numpy(fresh.result())))
