@@ -2,9 +2,10 @@
 
     python benchmarks/faults.py examine train treat
 
-`examine` asks the doctor about every case, `train` trains each as its user would and shows that the fault hurts, `treat`
-trains it again after the treatment. Each run is a line in `results/faults.jsonl` and is not run again; without a word
-only the tables are printed. An examination takes up to 90 seconds on two CPU cores, a training one to three minutes.
+`examine` asks the doctor about every case, `train` trains each as its user would and shows that the fault hurts,
+`treat` trains it again after the treatment. Each run is a line in `results/faults.jsonl` and is not run again; without
+a word only the tables are printed. An examination takes up to 90 seconds on two CPU cores, a training one to three
+minutes.
 `examine` is timed and wants the machine for itself; of the others two processes of one thread each get through more:
 `TF_NUM_INTRAOP_THREADS=1`, `--share 1/2` and `--share 2/2`. `--only WORD` runs the cases with that word in their name.
 """
@@ -68,7 +69,7 @@ def main():
         for case in (*firsts, *healthy, *faulty, *pairs):
             keep("examine", case, examine)
     if "train" in arguments.kinds:
-        for case in dict.fromkeys(twin for case in faulty for twin in (case.twin, case)):
+        for case in dict.fromkeys(itertools.chain(*((case.twin, case) for case in faulty), healthy)):
             keep("train", case, train_plainly)
     if "treat" in arguments.kinds:
         for case in faulty:

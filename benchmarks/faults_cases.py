@@ -18,7 +18,7 @@ import tensorflow as tf
 from bertbin_tf import data
 from bertbin_tf.initializers import LogOdds
 from bertbin_tf.models import load_backbone, load_preprocessor
-from bertbin_tf.optimizers import LayerwiseAdamW, layerwise_decay, warmup_cosine
+from bertbin_tf.optimizers import LayerwiseAdamW, warmup_cosine
 
 RATE = 1e-4  # 2e-3 of MiniLM's weights in a step
 NUM_ROWS, NUM_VALIDATION, NUM_TEST = 1920, 320, 640
@@ -239,9 +239,8 @@ def capitals_unknown_to_the_vocabulary(setup):
 
 
 def vocabulary_of_few_words(setup):
-    vocabulary = list(load_preprocessor("minilm").tokenizer.vocabulary)[
-        :1100
-    ]  # special tokens, characters and a hundred words
+    # Special tokens, characters and a hundred words.
+    vocabulary = list(load_preprocessor("minilm").tokenizer.vocabulary)[:1100]
     setup.tokenizer = lambda: keras_nlp.models.BertTokenizer(vocabulary, lowercase=True)
 
 

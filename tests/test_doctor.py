@@ -122,6 +122,20 @@ def unknown_words():
     return healthy_model(), changed(tokens, labels, token_ids=unknown)
 
 
+def words_of_another_vocabulary():
+    """Frequent words have ids anywhere."""
+    rng = np.random.default_rng(0)
+    ids = rng.permutation(np.arange(5, 70_000))[:3000]
+    tokens, labels = healthy_rows(512)
+    drawn = rng.choice(ids, tokens["token_ids"].shape)
+    is_word = tokens["token_ids"] > 4
+    backbone = tiny(vocabulary_size=70_000, hidden_dim=64)
+    backbone.get_layer("embeddings_layer_norm").gamma.assign(np.full(64, 0.9))
+    return healthy_model(backbone=backbone), changed(
+        tokens, labels, token_ids=np.where(is_word, drawn, tokens["token_ids"])
+    )
+
+
 def cut_to_four_tokens():
     tokens, labels = healthy_rows()
     cut = {name: array[:, :4].copy() for name, array in tokens.items()}
@@ -345,7 +359,7 @@ SICK = {
     "texts-empty-or-constant": [the_same_text],
     "input-order-wrong": [mask_as_tokens],
     "padding-mask-wrong": [mask_turned_round, mask_of_ones],
-    "tokenizer-mismatch": [unknown_words],
+    "tokenizer-mismatch": [unknown_words, words_of_another_vocabulary],
     "texts-truncated": [cut_to_four_tokens],
     "class-imbalance": [rare_positives],
     "labels-unrelated": [labels_of_other_texts],

@@ -30,10 +30,10 @@ LONG_PATIENCE = 100
 class DoctorCallback(keras.callbacks.Callback):
     """Watches a `fit`, and says why the model does not train as soon as that shows.
 
-    It asks the model the same batch again and again, at steps that become rarer, and sees the loss of each step. A loss
-    that is not finite, answers that stay the same for all texts, or a loss that does not fall in a hundred steps are its
-    sign: then the weights of the start are put in place, the model is examined as `diagnose` does, and what was found
-    is printed, once. Training goes on from where it was, unless it is to be stopped or treated.
+    It asks the model the same batch again and again, at steps that become rarer, and sees the loss of each step. Its
+    signs are a loss that is not finite, answers that stay the same for all texts, and a loss that does not fall in a
+    hundred steps: then the weights of the start are put in place, the model is examined as `diagnose` does, and what
+    was found is printed, once. Training goes on from where it was, unless it is to be stopped or treated.
 
     The weights of the start are kept on disk, in a temporary folder that is removed when training ends.
 

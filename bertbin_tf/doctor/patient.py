@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import math
 import random
 import re
 from collections.abc import Iterator
@@ -11,6 +12,8 @@ import numpy as np
 import tensorflow as tf
 
 from bertbin_tf.optimizers import layers_of
+
+MIN_PRETRAINED_WEIGHTS = 4_000_000  # BERT tiny has 4.4 million
 
 
 class Patient:
@@ -41,6 +44,11 @@ class Patient:
     def backbone_weights(self) -> list[keras.Variable]:
         """The encoder's weights, each once."""
         return list({id(weight): weight for layer in self.backbone for weight in layer.weights}.values())
+
+    @functools.cached_property
+    def has_real_size(self) -> bool:
+        """Whether the encoder is so large that it is not meant to be trained from nothing."""
+        return sum(math.prod(weight.shape) for weight in self.backbone_weights) >= MIN_PRETRAINED_WEIGHTS
 
     @functools.cached_property
     def vocabulary_size(self) -> int | None:

@@ -3,9 +3,14 @@
 import collections
 
 import numpy as np
+import scipy.stats
 
 from bertbin_tf.doctor.evidence import Evidence
 from bertbin_tf.doctor.rules.registry import Proof, rule
+
+# Rank correlation of how often a word occurs and its id. MiniLM's vocabulary: -0.40 on film reviews, -0.48 on tweets;
+# 0.06 with its words in the order of the alphabet.
+UNORDERED, MIN_DISTINCT = -0.1, 1000
 
 
 @rule
@@ -157,6 +162,14 @@ def tokenizer_mismatch(evidence: Evidence) -> Proof | None:
             f"token id {values[-1]} is outside of the encoder's vocabulary of {vocabulary_size:,}",
             "preprocessor = load_preprocessor(preset)  # the preset that the encoder was loaded from",
         )
+    if len(values) >= MIN_DISTINCT and evidence.patient.has_real_size:
+        order = float(scipy.stats.spearmanr(counts, values).statistic)
+        if order > UNORDERED:
+            return Proof(
+                f"frequent words do not have low ids (rank correlation {order:.2f} over {len(values):,} words), as in "
+                "vocabularies of WordPiece and byte pairs, which are built from the most frequent down",
+                "preprocessor = load_preprocessor(preset)  # the preset that the encoder was loaded from",
+            )
     if share < 0.25 or len(values) < 3:
         return None
     return Proof(

@@ -133,8 +133,8 @@ def one_rate_cannot_fit(evidence: Evidence) -> Proof | None:
     if not 0 < evidence.head_pace < TOO_SLOW_PACE:
         return None
     return Proof(
-        f"at {steps.highest_rate:.1e} the encoder moves by up to {relative[fastest]:.1e} of its weights in a step, which "
-        f"is healthy, and the head moves its logits by {evidence.head_pace:.0e}; near {HEALTHY_PACE} is healthy",
+        f"at {steps.highest_rate:.1e} the encoder moves by up to {relative[fastest]:.1e} of its weights in a step, "
+        f"which is healthy, and the head moves its logits by {evidence.head_pace:.0e}; near {HEALTHY_PACE} is healthy",
         remedy,
     )
 
