@@ -101,6 +101,11 @@ class Answers:
         return (np.concatenate(features), np.concatenate(labels)) if labels else None
 
     @functools.cached_property
+    def first_features(self) -> np.ndarray | None:
+        """What the last dense layer gets for the first batch, or `None` if it cannot be asked."""
+        return None if self._encode is None else self._encode(self._data.first[0])
+
+    @functools.cached_property
     def probe_auc(self) -> float:
         """`cross_validated_auc` of `features`; NaN if they cannot be had or are not finite."""
         if self.features is None or not np.isfinite(self.features[0]).all():

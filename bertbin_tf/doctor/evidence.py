@@ -66,10 +66,11 @@ class Evidence:
         Adam moves each weight by the rate, so this is the rate times the sum of absolute features, in the mean over
         texts; NaN if the features cannot be had.
         """
-        if self.answers.features is None:
+        features = self.answers.first_features
+        if features is None:
             return math.nan
         move = self.steps.moves[self.patient.logit_name]
-        return move.update_norm / move.size**0.5 * float(np.abs(self.answers.features[0]).sum(axis=1).mean())
+        return move.update_norm / move.size**0.5 * float(np.abs(features).sum(axis=1).mean())
 
     @functools.cached_property
     def layer_multipliers(self) -> dict[str, float]:
