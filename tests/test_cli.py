@@ -6,6 +6,7 @@ import subprocess
 import sys
 import types
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -256,6 +257,21 @@ def user_module(tmp_path, monkeypatch):
 def test_doctor_examines_what_a_function_of_the_user_builds(user_module, capsys):
     assert main(["doctor", "mine:build", "--budget", "0.001", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["cause"] == "nothing-trains"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_doctor_treats_and_saves_a_model_that_trains(user_module, capsys):
+    assert main(["doctor", "mine:build", "--budget", "0.001", "--treat", "--output-dir", "treated"]) == 0
+    printed = capsys.readouterr().out
+    assert "nothing-trains (suspected)" in printed and "changed: learning_rate = warmup_cosine" in printed
+    assert "trained for an epoch: accuracy" in printed and os.listdir("treated") == ["model.keras"]
+    model = keras.saving.load_model("treated/model.keras")
+    assert int(model.optimizer.iterations) == 16
+
+
+def test_output_dir_is_for_the_treated_model(user_module, capsys):
+    assert main(["doctor", "mine:build", "--output-dir", "treated"]) == 2
+    assert "--treat" in capsys.readouterr().err and not os.path.exists("treated")
 
 
 @pytest.mark.parametrize(

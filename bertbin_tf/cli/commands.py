@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import itertools
 import json
+import os
 import sys
 import time
 import traceback
@@ -118,15 +119,49 @@ def export(path: Path, target: Path, as_json: bool) -> None:
         print(f"Exported version {folder.name} to {folder}")
 
 
-def doctor(source: str, budget: float, as_json: bool) -> None:
-    """Examines a recipe's model, or anyone's."""
+def doctor(source: str, budget: float, treat: bool, output_dir: Path | None, as_json: bool) -> None:
+    """Examines a recipe's model, or anyone's; treats it, and trains it for an epoch, if asked to."""
     if budget <= 0:
         raise ValueError(f"--budget must be a positive number of seconds. Received: {budget:g}")
+    if output_dir is not None:
+        if not treat:
+            raise ValueError("--output-dir is for the treated model: give --treat too.")
+        output_dir.mkdir(parents=True, exist_ok=True)
     with console.status("Building the model ..."):
         examined = _built_by_recipe(Path(source)) if source.endswith(".json") else _built_by_user(source)
     with console.status(f"Examining, and trying cures for up to {budget:g} s ..."):
         diagnosis = diagnose(*examined, budget=budget)
-    print(diagnosis.to_json() if as_json else f"{diagnosis}\n", end="")
+    if not as_json:
+        print(diagnosis)
+    report = json.loads(diagnosis.to_json())
+    if treat and diagnosis.findings:
+        report["treated"] = _treat(diagnosis, output_dir, *examined)
+        if not as_json:
+            print("\n".join(["", *_lines_of(report["treated"])]))
+    if as_json:
+        console.print_json(report)
+
+
+def _treat(diagnosis, output_dir, model, train_data, validation_data=None):
+    treated = diagnosis.treat()
+    with console.status("Training the treated model for an epoch ..."):
+        history = model.fit(treated.train_data, validation_data=validation_data, verbose=0).history
+    epoch = {name: values[-1] for name, values in history.items()}
+    report = {"changes": treated.changes, "left": treated.left, "epoch": epoch}
+    if output_dir is not None:
+        # Whole or not at all: a model that is half-written cannot be told from a good one by its name.
+        model.save(output_dir / "part.keras")
+        os.replace(output_dir / "part.keras", output_dir / "model.keras")
+        report["model"] = str(output_dir / "model.keras")
+    return report
+
+
+def _lines_of(treated):
+    yield from (f"changed: {line}" for line in treated["changes"])
+    yield from (f"left to you: {code}: {reason}" for code, reason in treated["left"].items())
+    yield "trained for an epoch: " + ", ".join(f"{name} {value:.4g}" for name, value in treated["epoch"].items())
+    if "model" in treated:
+        yield f"saved: {treated['model']}"
 
 
 def _built_by_recipe(path):

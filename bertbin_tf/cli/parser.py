@@ -69,6 +69,8 @@ def build_parser() -> argparse.ArgumentParser:
         "source", metavar="RECIPE.json|MODULE:BUILD", help="a recipe, or a function that returns (model, train_data)"
     )
     doctor.add_argument("--budget", type=float, default=60.0, metavar="SECONDS", help="for trials (default: 60)")
+    doctor.add_argument("--treat", action="store_true", help="apply what a program can apply, and train for an epoch")
+    doctor.add_argument("--output-dir", type=Path, metavar="DIR", help="where the treated model.keras goes")
 
     for command in (demo, train, evaluate, export, doctor):
         command.add_argument("--json", dest="as_json", action="store_true", help="print JSON, for machines")
