@@ -13,7 +13,9 @@ from tensorflow.python.eager import context
 
 from bertbin_tf import data
 from bertbin_tf.doctor import CODES, Diagnosis, DoctorCallback, Finding, diagnose
+from bertbin_tf.doctor.patient import Patient
 from bertbin_tf.doctor.remedies import REMEDIES, UNTRIED
+from bertbin_tf.doctor.trials import Outcome
 from bertbin_tf.models import binary_classifier, load_backbone, load_preprocessor
 from bertbin_tf.optimizers import LayerwiseAdamW, warmup_cosine
 
@@ -351,6 +353,10 @@ def learned_by_heart():
     return model, rows, validation
 
 
+def rate_at_the_edge():
+    return healthy_model(keras.optimizers.AdamW(3.5e-4)), dataset(*healthy_rows())
+
+
 SICK = {
     "data-exhausted": [used_up_generator],
     "labels-out-of-range": [labels_one_and_two],
@@ -386,6 +392,7 @@ SICK = {
     "one-rate-cannot-fit": [features_too_small_for_the_head, layers_of_other_sizes],
     "metric-misreads": [accuracy_of_equal_numbers, accuracy_of_logits, category_of_one_unit],
     "overfitting": [learned_by_heart],
+    "seed-instability": [rate_at_the_edge],
     "weight-decay-too-strong": [decay_that_eats_the_weights],
     "batch-too-small": [one_row_a_step],
 }
@@ -403,7 +410,10 @@ def test_every_remedy_belongs_to_a_rule():
     ("code", "case"), [pytest.param(code, case, id=case.__name__) for code, cases in SICK.items() for case in cases]
 )
 @pytest.mark.filterwarnings("ignore")
-def test_sick_case_is_named(code, case, eager):
+def test_sick_case_is_named(code, case, eager, monkeypatch):
+    # Luck, as no tiny model has it.
+    outcomes = [Outcome(auc, 0.7, {}, 1.0) for auc in (0.9, 0.5, 0.8)]
+    monkeypatch.setattr("bertbin_tf.doctor.trials.Trials.try_seeds", lambda self: outcomes)
     diagnosis = diagnose(*case(), budget=1e-3)  # concluded, and nothing tried
     assert diagnosis.cause == code, str(diagnosis)
     assert {finding.status for finding in diagnosis.findings} == {"suspected"}
@@ -696,6 +706,20 @@ def test_argument_of_the_callback_must_make_sense(argument):
     name, value = next(iter(argument.items()))
     with pytest.raises(ValueError, match=f"{name}=.?{value}"):
         DoctorCallback([], **argument)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_seeds_are_tried_and_what_they_draw_is_put_back(eager, monkeypatch):
+    monkeypatch.setattr("bertbin_tf.doctor.rules.results.RISKY", 0.0)
+    model, rows = bag_of_words(rate=1e-4)
+    before, drawn = state_of(model), []
+    draw = Patient.draw_anew
+    monkeypatch.setattr(
+        Patient, "draw_anew", lambda self, seed: [draw(self, seed), drawn.append(model.get_weights()[-2])]
+    )
+    assert diagnose(model, rows).cause == "healthy"
+    assert len(drawn) == 3 and not np.array_equal(drawn[0], drawn[1])
+    assert state_of(model) == before
 
 
 def test_budget_must_be_positive():

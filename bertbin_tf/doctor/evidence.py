@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Callable
 
 import numpy as np
 import scipy.sparse
@@ -24,10 +25,17 @@ class Evidence:
         patient: The model.
         train: The training data.
         validation: The validation data, or `None`. Defaults to `None`.
+
+    Attributes:
+        auc_by_seed: Function that trains shortly from several seeds and returns what became of it, as ROC AUC of rows
+            that were not trained on. Whoever can train sets it; until then it returns an empty list.
+        is_explained: Bool, whether some rule applied already. Whoever asks the rules sets it.
     """
 
     def __init__(self, patient: Patient, train: Batches, validation: Batches | None = None):
         self.patient, self.train, self.validation = patient, train, validation
+        self.auc_by_seed: Callable[[], list[float]] = list
+        self.is_explained = False
 
     @property
     def data(self) -> dict[str, Batches]:

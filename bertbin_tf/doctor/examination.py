@@ -1,5 +1,6 @@
 """From a model and its data to a diagnosis."""
 
+import functools
 import time
 from typing import Any
 
@@ -65,10 +66,12 @@ def diagnose(
         validation = None if validation_data is None else Batches(validation_data, patient.preprocess)
         evidence = Evidence(patient, train, validation)
         unread = [f"{name}: {some.problem}" for name, some in evidence.data.items() if some.problem]
+        trials = functools.cache(lambda: Trials(evidence, pretrained, started + budget))
+        evidence.auc_by_seed = lambda: [outcome.auc for outcome in trials().try_seeds()]
         findings, failed = _conclude(evidence)
         if findings and train.batches:
             try:
-                findings = Trials(evidence, pretrained, started + budget).try_all(findings)
+                findings = trials().try_all(findings)
             except Exception as error:  # a strange model must not cost the findings
                 failed.setdefault(_line(error), []).append("no cure could be tried")
         symptoms = symptoms_of(evidence) if not findings else ()
@@ -88,6 +91,7 @@ def _conclude(evidence):
             continue
         if proof is not None:
             findings.append(Finding(code, *proof, explanation=rule.__doc__))
+            evidence.is_explained = True
     return findings, failed
 
 

@@ -67,6 +67,19 @@ class Patient:
         """The name of `logit_layer` as `LayerwiseAdamW` has it."""
         return self.layer_of(self.logit_layer.kernel)
 
+    def draw_anew(self, seed: int) -> None:
+        """Draws the weights of the last dense layer, and the state of dropout, from another seed."""
+        for variable in self.model.non_trainable_variables:
+            if variable.path.endswith("seed_generator_state"):
+                variable.assign([seed] * variable.shape[0])
+        layer = self.logit_layer
+        if layer is None:
+            return
+        keras.utils.set_random_seed(seed)
+        for weight, initializer in ((layer.kernel, layer.kernel_initializer), (layer.bias, layer.bias_initializer)):
+            if weight is not None:
+                weight.assign(initializer.clone()(weight.shape))
+
     @property
     def layers_behind_logits(self) -> list[keras.layers.Layer]:
         """The layers that come after `logit_layer`."""
