@@ -7,7 +7,7 @@ import numpy as np
 
 from bertbin_tf.doctor.batches import Batches, find_tokens
 
-MAX_LENGTH = 32
+MAX_LENGTH = 20
 
 
 class Sample(NamedTuple):

@@ -21,12 +21,12 @@ from bertbin_tf.doctor.remedies import REMEDIES, UNTRIED, apply_remedies
 from bertbin_tf.doctor.sample import draw
 from bertbin_tf.doctor.steps import gradients_of
 
-# MiniLM, film reviews, one seed, ROC AUC on 128 other rows after 12 steps of 16: 0.71 at 1e-4, 0.76 at 3e-4, 0.53 at
-# 1e-3.
-BATCH_SIZE, NUM_STEPS, NUM_TEST = 16, 12, 6
+# MiniLM, film reviews of at most 20 tokens, one seed, ROC AUC on 192 other rows: after 18 steps of 16 0.78 with warm-up
+# to 1e-4 and 0.46 with Adam at 1e-3; after 12 steps of 32 tokens, on 96 rows, 0.66 and 0.49.
+BATCH_SIZE, NUM_STEPS, NUM_TEST = 16, 18, 12
 NUM_SEEDS = 3
 # So much better in ROC AUC, or so much lower in cross-entropy, is no chance.
-BETTER_AUC, LOWER_LOSS = 0.1, 0.9
+BETTER_AUC, LOWER_LOSS = 0.1, 0.95
 
 
 class Outcome(NamedTuple):
