@@ -11,26 +11,18 @@ minutes.
 """
 
 import argparse
-import gc
 import itertools
-import json
 import os
-import time
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import keras
 from faults_cases import faulty_cases, healthy_cases, pairs_of_faults
 from faults_runs import examine, train_plainly, train_treated
+from kept_runs import KeptRuns
 
 RESULTS = Path(__file__).parent / "results" / "faults.jsonl"
-
-
-def load():
-    if not RESULTS.exists():
-        return []
-    return [json.loads(line) for line in RESULTS.read_text(encoding="utf-8").splitlines()]
+SHOWN = ("kind", "case", "cause", "accuracy", "roc_auc", "failed", "raised", "seconds")
 
 
 def main():
@@ -39,47 +31,34 @@ def main():
     parser.add_argument("--share", default="1/1", metavar="K/N", help="only every Nth run, from the Kth")
     parser.add_argument("--only", default="", metavar="WORD", help="only cases with this in their name or code")
     arguments = parser.parse_args()
-    share, num_shares = map(int, arguments.share.split("/"))
     if unknown := set(arguments.kinds) - {"examine", "train", "treat"}:
         parser.error(f"unknown kind {', '.join(sorted(unknown))}; choose from examine, train, treat")
     faulty, healthy, pairs = faulty_cases(), healthy_cases(), pairs_of_faults()
-    done = {(line["kind"], line["case"]): line for line in load()}
-    runs = itertools.count()
+    runs = KeptRuns(RESULTS, ("kind", "case"), arguments.share)
 
     def keep(kind, case, measure):
-        if not any(arguments.only in word for word in (case.name, *case.codes)) or (kind, case.name) in done:
-            return
-        if next(runs) % num_shares != share - 1:
-            return
-        started = time.perf_counter()
-        keras.backend.clear_session()
-        gc.collect()
-        line = {"kind": kind, "case": case.name, "codes": case.codes} | measure(case)
-        line["wall_seconds"] = time.perf_counter() - started
-        RESULTS.parent.mkdir(exist_ok=True)
-        with RESULTS.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-        shown = ("kind", "case", "cause", "accuracy", "roc_auc", "failed", "raised", "seconds", "wall_seconds")
-        print({name: line[name] for name in shown if name in line}, flush=True)
+        if any(arguments.only in word for word in (case.name, *case.codes)):
+            run = {"kind": kind, "case": case.name, "codes": case.codes}
+            runs.keep(run, lambda run: measure(case), SHOWN)
 
     # One of each code first: what is there after a part of the time covers all of them.
     firsts = list({case.codes: case for case in reversed(faulty)}.values())[::-1]
     faulty = [*firsts, *(case for case in faulty if case not in firsts)]
     if "examine" in arguments.kinds:
-        for case in (*firsts, *healthy, *faulty, *pairs):
+        for case in dict.fromkeys((*firsts, *healthy, *faulty, *pairs)):
             keep("examine", case, examine)
     if "train" in arguments.kinds:
         for case in dict.fromkeys(itertools.chain(*((case.twin, case) for case in faulty), healthy)):
             keep("train", case, train_plainly)
     if "treat" in arguments.kinds:
         for case in faulty:
-            if examined := done.get(("examine", case.name)):
+            if examined := runs.find(kind="examine", case=case.name):
                 keep("treat", case, lambda case, examined=examined: train_treated(case, examined["findings"]))
 
     # Here, because the tables need more than the runs do.
     import faults_tables
 
-    faults_tables.report(load(), faulty, healthy, pairs)
+    faults_tables.report(runs.load(), faulty, healthy, pairs)
 
 
 if __name__ == "__main__":

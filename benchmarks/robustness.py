@@ -11,7 +11,6 @@ get through more than one of two threads: `TF_NUM_INTRAOP_THREADS=1`, `--share 1
 import argparse
 import functools
 import itertools
-import json
 import math
 import multiprocessing
 import os
@@ -24,6 +23,7 @@ import keras
 import keras_nlp
 import numpy as np
 import tensorflow as tf
+from kept_runs import KeptRuns
 from robustness_methods import build
 from robustness_runs import (
     BATCH_SIZE,
@@ -42,6 +42,8 @@ from bertbin_tf.recipe import Recipe
 from bertbin_tf.recipe.building import prior_of
 
 RESULTS = Path(__file__).parent / "results" / "robustness.jsonl"
+IDENTITY = ("section", "dataset", "method", "rate", "seed", "remedy")
+SHOWN = (*IDENTITY, "accuracy", "roc_auc", "spread", "failed", "seconds")
 RATES = (1e-6, 1e-5, 5e-5, 1e-4, 1e-3, 1e-2)
 METHODS = ("ours", "strong", "adam")
 PRIOR_ART = ("strong_with_layer_decay", "lamb", "adafactor")
@@ -202,44 +204,21 @@ SECTIONS = {
 }
 
 
-def identity(run):
-    return tuple(str(run.get(name)) for name in ("section", "dataset", "method", "rate", "seed", "remedy"))
-
-
-def load():
-    if not RESULTS.exists():
-        return []
-    return [json.loads(line) for line in RESULTS.read_text(encoding="utf-8").splitlines()]
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sections", nargs="*", metavar="SECTION", help=", ".join(SECTIONS))
     parser.add_argument("--share", default="1/1", metavar="K/N", help="only every Nth run, from the Kth")
     arguments = parser.parse_args()
-    share, num_shares = map(int, arguments.share.split("/"))
     if unknown := set(arguments.sections) - set(SECTIONS):
         parser.error(f"unknown section {', '.join(sorted(unknown))}; choose from {', '.join(SECTIONS)}")
-    done = {identity(run) for run in load()}
-    runs = itertools.count()
-
-    def keep(run, measure):
-        if next(runs) % num_shares != share - 1 or identity(run) in done:
-            return
-        keras.backend.clear_session()
-        result = measure(run)
-        RESULTS.parent.mkdir(exist_ok=True)
-        with RESULTS.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(result) + "\n")
-        print({name: value for name, value in result.items() if name not in ("machine", "curve")}, flush=True)
-
+    runs = KeptRuns(RESULTS, IDENTITY, arguments.share)
     for section in arguments.sections:
-        SECTIONS[section](keep)
+        SECTIONS[section](lambda run, measure: runs.keep(run, measure, SHOWN))
 
     # Here, because drawing needs matplotlib and running does not.
     import robustness_tables
 
-    robustness_tables.report(load(), RESULTS.parent)
+    robustness_tables.report(runs.load(), RESULTS.parent)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Writes `doctor.md`: a section for each code of the doctor, from its rule, its remedy and the fault benchmark.
 
-    python docs/build.py
+python docs/build.py
 """
 
 import inspect

@@ -786,6 +786,21 @@ def subclassed():
     return model, dataset(*healthy_rows())
 
 
+def training_step_of_their_own():
+    class Model(keras.Model):
+        def train_step(self, data):
+            x, y = data
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_mean(keras.losses.binary_crossentropy(y[:, None], self(x, training=True)))
+            self.optimizer.apply(tape.gradient(loss, self.trainable_variables), self.trainable_variables)
+            return {"loss": loss}
+
+    plain = healthy_model()
+    model = Model(plain.input, plain.output)
+    model.compile(keras.optimizers.AdamW(RATE))
+    return model, dataset(*healthy_rows())
+
+
 def two_outputs():
     backbone = tiny()
     features = backbone(backbone.input)["pooled_output"]
@@ -827,7 +842,16 @@ def nothing_at_all():
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     "case",
-    [subclassed, two_outputs, no_encoder, loss_of_their_own, data_that_raise, no_labels, nothing_at_all],
+    [
+        subclassed,
+        training_step_of_their_own,
+        two_outputs,
+        no_encoder,
+        loss_of_their_own,
+        data_that_raise,
+        no_labels,
+        nothing_at_all,
+    ],
     ids=lambda case: case.__name__,
 )
 def test_strange_model_is_examined_as_far_as_it_goes(case, eager):

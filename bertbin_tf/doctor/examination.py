@@ -26,9 +26,9 @@ def diagnose(
 ) -> Diagnosis:
     """Says why a model does not train: what is wrong, most likely cause first, with evidence and cure.
 
-    Where a program can apply the cure it is tried: a few rows are to be learned by heart with it, and without it, from
-    the same weights on the same batches. Model, optimizer, metrics and random state are left as they were, bit for bit;
-    a dataset is read from its beginning, as `fit` would.
+    Where a program can apply the cure it is tried: a short run with it and one without, from the same weights on the
+    same batches, are judged by other rows. Model, optimizer, metrics and random state are left as they were, bit for
+    bit; a dataset is read from its beginning, as `fit` would.
 
     Args:
         model: A compiled `keras.Model` with a text encoder and one output of one or two units. What the doctor does not

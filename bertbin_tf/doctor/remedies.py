@@ -192,7 +192,7 @@ REMEDIES = {
     "one-rate-cannot-fit": set_rates_by_layer,
     "weight-decay-too-strong": decay_less,
 }
-# What keeps a model from learning from many rows need not keep it from learning 32 by heart.
+# A few short rows in random order cannot show these.
 UNTRIED = ("labels-not-shuffled", "padding-mask-wrong", "class-imbalance", "weights-not-loaded", "dropout-too-strong")
 # What does not change the data can be done while training runs.
 ON_THE_WAY = set(REMEDIES) - {"labels-out-of-range", "labels-not-shuffled", "input-order-wrong", "padding-mask-wrong"}

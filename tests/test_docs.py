@@ -1,0 +1,31 @@
+import importlib.util
+import re
+from pathlib import Path
+
+from bertbin_tf.doctor import CODES
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+
+
+def load(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_page_of_the_doctor_is_what_its_rules_say():
+    assert (DOCS / "doctor.md").read_text(encoding="utf-8") == load(DOCS / "build.py").page(), (
+        "run python docs/build.py"
+    )
+
+
+def test_page_has_every_code_once():
+    page = (DOCS / "doctor.md").read_text(encoding="utf-8")
+    assert tuple(re.findall(r"^## (.+)$", page, re.MULTILINE)) == CODES
+
+
+def test_every_code_has_a_planted_fault_but_the_one_that_is_luck():
+    faults = load(ROOT / "benchmarks" / "faults_cases.py").FAULTS
+    assert set(faults) == set(CODES) - {"seed-instability"}
