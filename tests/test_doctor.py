@@ -884,9 +884,11 @@ def test_text_in_a_diagnosis_is_escaped():
         (Diagnosis(), "healthy"),
         (Diagnosis(symptoms=("a spread of 0",)), "unexplained"),
         (Diagnosis((Finding("one-class", "", ""),), ("a spread of 0",)), "one-class"),
+        (Diagnosis((Finding("one-class", "", "", status="refuted"),)), "healthy"),
+        (Diagnosis((Finding("one-class", "", "", status="refuted"), Finding("overfitting", "", ""))), "overfitting"),
     ],
 )
-def test_cause_is_the_first_finding(diagnosis, cause):
+def test_cause_is_the_first_finding_that_stands(diagnosis, cause):
     assert diagnosis.cause == cause
 
 

@@ -97,7 +97,7 @@ class DoctorCallback(keras.callbacks.Callback):
         self._save("start")
 
     def on_epoch_begin(self, epoch, logs=None):
-        self._num_batches, self._sum = 0, 0.0
+        self._epoch, self._num_batches, self._sum = epoch, 0, 0.0
 
     def on_train_batch_end(self, batch, logs=None):
         if self.diagnosis is not None:
@@ -156,7 +156,7 @@ class DoctorCallback(keras.callbacks.Callback):
         codes = {finding.code for finding in self.diagnosis.findings if finding.status != "refuted"}
         if not codes or codes - ON_THE_WAY:
             return False
-        self.treated = self.diagnosis.treat(self.params.get("epochs") or 1)
+        self.treated = self.diagnosis.treat(self.params["epochs"] - self._epoch)
         self.model.make_train_function(force=True)
         if self.verbose:
             print(f"{self.treated}\n")

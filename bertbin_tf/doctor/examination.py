@@ -74,7 +74,8 @@ def diagnose(
                 findings = trials().try_all(findings)
             except Exception as error:  # a strange model must not cost the findings
                 failed.setdefault(_line(error), []).append("no cure could be tried")
-        symptoms = symptoms_of(evidence) if not findings else ()
+        standing = [finding for finding in findings if finding.status != "refuted"]
+        symptoms = symptoms_of(evidence) if not standing else ()
     unread += [f"{', '.join(codes)}: {reason}" for reason, codes in failed.items()]
     treatment = Treatment(evidence, train_data, pretrained)
     return Diagnosis(tuple(findings), symptoms, tuple(unread), time.monotonic() - started, treatment)

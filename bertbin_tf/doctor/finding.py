@@ -77,10 +77,12 @@ class Diagnosis:
 
     @property
     def cause(self) -> str:
-        """The code of the first finding, `"healthy"`, or `"unexplained"` where there are symptoms without a cause."""
-        if self.findings:
-            return self.findings[0].code
-        return "unexplained" if self.symptoms else "healthy"
+        """The code of the first finding that no trial refuted.
+
+        Without one it is `"unexplained"` where there are symptoms, and else `"healthy"`.
+        """
+        standing = [finding.code for finding in self.findings if finding.status != "refuted"]
+        return standing[0] if standing else "unexplained" if self.symptoms else "healthy"
 
     def treat(self, epochs: int = 1) -> Treated:
         """Applies the remedies that a program can apply, lists each change, and compiles the model anew.
