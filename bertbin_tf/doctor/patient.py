@@ -53,8 +53,16 @@ class Patient:
     @functools.cached_property
     def vocabulary_size(self) -> int | None:
         """The number of rows of the token embedding, or `None`."""
-        embeddings = [layer for layer in self.all_layers if isinstance(layer, keras.layers.Embedding)]
-        return max((layer.input_dim for layer in embeddings), default=None)
+        return max((layer.input_dim for layer in self._embeddings), default=None)
+
+    @functools.cached_property
+    def hidden_dim(self) -> int:
+        """The width of the embeddings, 0 if there are none."""
+        return max((layer.output_dim for layer in self._embeddings), default=0)
+
+    @property
+    def _embeddings(self):
+        return [layer for layer in self.all_layers if isinstance(layer, keras.layers.Embedding)]
 
     @functools.cached_property
     def logit_layer(self) -> keras.layers.Layer | None:
@@ -66,6 +74,12 @@ class Patient:
     def logit_name(self) -> str:
         """The name of `logit_layer` as `LayerwiseAdamW` has it."""
         return self.layer_of(self.logit_layer.kernel)
+
+    @property
+    def answers_logits(self) -> bool:
+        """Whether the model ends with a dense layer that is linear."""
+        layer = self.logit_layer
+        return layer is not None and layer.activation is keras.activations.linear and not self.layers_behind_logits
 
     def draw_anew(self, seed: int) -> None:
         """Draws the weights of the last dense layer, and the state of dropout, from another seed."""

@@ -50,9 +50,15 @@ def decay_less(regimen: Regimen) -> None:
 
 def unfreeze(regimen: Regimen) -> None:
     """All layers trained, at a rate that suits the encoder."""
-    if not all(layer.trainable for layer in regimen.evidence.patient.all_layers):
-        regimen.model.trainable, regimen.bound = True, None
-        regimen.record("model.trainable = True")
+    layers = (regimen.model, *regimen.evidence.patient.all_layers)
+    frozen = [layer for layer in layers if layer.weights and not layer.trainable]
+    if frozen:
+        # Each of them: Keras passes over `model.trainable = True` where that is so already, whatever its layers are.
+        for layer in frozen:
+            layer.trainable = True
+        regimen.bound = None
+        shown = next((layer for layer in frozen if isinstance(layer, keras.Model)), frozen[0])
+        regimen.record(f"{shown.name}.trainable = True")
     set_rate(regimen)
 
 

@@ -109,7 +109,7 @@ class Trials:
     def _run(self, codes, seed=None):
         """`run`, if the time allows."""
         # The first run was the longest: what it compiled the others have.
-        if time.monotonic() + 0.8 * self._longest > self._deadline:
+        if time.monotonic() + 0.7 * self._longest > self._deadline:
             return None
         outcome = self.run(codes, seed)
         self._longest = max(self._longest, outcome.seconds)
@@ -146,15 +146,13 @@ class Trials:
         weights = [
             weight for weight in model.trainable_variables if regimen.bound is None or id(weight) in regimen.bound
         ]
-        gradients_of, answers_to = self._compile(regimen, weights)
+        compute_gradients, answers_to = self._compile(regimen, weights)
         batches = [to_tensors(regimen.map_row(*batch)) for batch in batches]
         if weights:
-            optimizer = regimen.build_optimizer(0.0)
-            optimizer.build(weights)
-            apply = tf.function(lambda gradients: optimizer.apply(gradients, weights))
+            optimizer, apply = self._compile_optimizer(regimen, weights)
             for step in range(NUM_STEPS):
                 optimizer.learning_rate.assign(regimen.rates((step + 0.5) / NUM_STEPS))
-                apply(gradients_of(*batches[step % len(batches)]))
+                apply(compute_gradients(*batches[step % len(batches)]))
         tested = [regimen.map_row(*batch)[0] for batch in self._sample.test]
         answers = np.concatenate([flat(answers_to(to_tensors(x))) for x in tested])
         logits = self._evidence.answers.to_logits(answers)
@@ -171,3 +169,16 @@ class Trials:
             tf.function(lambda x: model(x, training=False)),
         )
         return self._compiled.setdefault(tuple(regimen.structure), functions)
+
+    def _compile_optimizer(self, regimen, weights):
+        """Returns an optimizer without a past, and its step as a compiled function, traced once for those alike."""
+        key = repr((regimen.optimizer_class, regimen.optimizer_config, list(map(id, weights))))
+        if key not in self._compiled:
+            optimizer = regimen.build_optimizer(0.0)
+            optimizer.build(weights)
+            step = tf.function(lambda gradients: optimizer.apply(gradients, weights))
+            self._compiled[key] = optimizer, step, [tf.identity(variable.value) for variable in optimizer.variables]
+        optimizer, step, start = self._compiled[key]
+        for variable, value in zip(optimizer.variables, start, strict=True):
+            variable.assign(value)
+        return optimizer, step

@@ -6,6 +6,7 @@ from bertbin_tf.doctor.evidence import Evidence
 from bertbin_tf.doctor.rules.registry import Proof, rule
 
 HEAD = "outputs = keras.layers.Dense(1, activation='sigmoid', dtype='float32')(features)"
+CERTAIN = 4  # a probability of 0.98
 COMPILE = "model.compile(optimizer, keras.losses.BinaryCrossentropy())"
 
 
@@ -95,11 +96,11 @@ def head_saturated(evidence: Evidence) -> Proof | None:
     logits = evidence.answers.logits
     if not len(logits) or not np.isfinite(logits).all():
         return None
-    share = float((np.abs(logits) > 8).mean())
+    share = float((np.abs(logits) > CERTAIN).mean())
     if share < 0.5 or evidence.answers.loss < 2 * max(evidence.entropy, 0.1):
         return None
     return Proof(
-        f"{share:.0%} of the first logits lie beyond 8 ({logits.min():.0f} to {logits.max():.0f}), and the first loss "
-        f"is {evidence.answers.loss:.1f}, where the base rate alone gives {evidence.entropy:.2f}",
+        f"{share:.0%} of the first logits lie beyond {CERTAIN} ({logits.min():.0f} to {logits.max():.0f}), and the first "
+        f"loss is {evidence.answers.loss:.1f}, where the base rate alone gives {evidence.entropy:.2f}",
         "keras.layers.Dense(1, 'sigmoid', kernel_initializer='zeros', bias_initializer=LogOdds(base_rate))",
     )

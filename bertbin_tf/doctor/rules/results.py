@@ -52,8 +52,10 @@ def seed_instability(evidence: Evidence) -> Proof | None:
     if evidence.is_explained:  # short runs cost time, and another cause makes them fail or not
         return None
     steps = evidence.steps
-    hidden = max((weight.shape[-1] for weight in evidence.patient.backbone_weights), default=0)
-    is_large = hidden >= LARGE and (evidence.train.num_batches or 0) * max(evidence.train.sizes, default=0) < FEW_ROWS
+    is_large = (
+        evidence.patient.hidden_dim >= LARGE
+        and (evidence.train.num_batches or 0) * max(evidence.train.sizes, default=0) < FEW_ROWS
+    )
     if not steps.encoder_moves or not (is_large or steps.highest_rate > RISKY * steps.healthy_rate):
         return None
     scores = evidence.auc_by_seed()
