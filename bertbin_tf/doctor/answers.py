@@ -62,12 +62,7 @@ class Answers:
     @property
     def are_probabilities(self) -> bool:
         """Whether all outputs lie in [0, 1], and not by chance, as those of a last linear layer may at first."""
-        layer = self._patient.logit_layer
-        if (
-            layer is not None
-            and layer.activation is keras.activations.linear
-            and not self._patient.layers_behind_logits
-        ):
+        if self._patient.answers_logits:
             return False
         return bool(((self.outputs >= 0) & (self.outputs <= 1)).all())
 
