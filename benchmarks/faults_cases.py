@@ -259,29 +259,31 @@ def cut_at_8_tokens(setup):
     setup.sequence_length = 8
 
 
-def rare(share):
-    """Rows of which a share is positive, of as many negative ones as there are."""
+def make_rare(setup, share):
+    """Takes rows, for training and validation, of which a share is positive."""
 
-    def rows(texts, labels):
-        texts, labels = some_rows("movies", "train", 6000)
+    def rows(part, num_rows):
+        texts, labels = some_rows("movies", part, 4000)
         negative, positive = np.flatnonzero(labels == 0), np.flatnonzero(labels == 1)
-        num_negative = round(NUM_ROWS * (1 - share))
-        chosen = np.concatenate([negative[:num_negative], positive[: NUM_ROWS - num_negative]])
+        num_positive = round(num_rows * share)
+        chosen = np.concatenate([negative[: num_rows - num_positive], positive[:num_positive]])
         return [texts[i] for i in chosen], labels[chosen]
 
-    return rows
+    setup.dataset = "movies"
+    setup.rows = lambda texts, labels: rows("train", NUM_ROWS)
+    setup.validation_rows = lambda texts, labels: rows("validation", NUM_VALIDATION)
 
 
 def rare_positives_2_percent(setup):
-    setup.dataset, setup.rows = "movies", rare(0.02)
+    make_rare(setup, 0.02)
 
 
 def rare_positives_5_percent(setup):
-    setup.dataset, setup.rows = "movies", rare(0.05)
+    make_rare(setup, 0.05)
 
 
 def rare_negatives_3_percent(setup):
-    setup.dataset, setup.rows = "movies", rare(0.97)
+    make_rare(setup, 0.97)
 
 
 def permuted_labels(setup):
@@ -647,21 +649,19 @@ def as_it_is(setup):
 
 
 def rare_with_its_base_rate(setup):
-    setup.rows = rare(0.05)
-    setup.dataset = "movies"
+    make_rare(setup, 0.05)
     setup.outputs = lambda features: keras.layers.Dense(1, "sigmoid", bias_initializer=LogOdds(0.05))(features)
 
 
 def very_rare_with_its_base_rate(setup):
-    setup.rows = rare(0.02)
-    setup.dataset = "movies"
+    make_rare(setup, 0.02)
     setup.outputs = lambda features: keras.layers.Dense(
         1, "sigmoid", kernel_initializer="zeros", bias_initializer=LogOdds(0.02)
     )(features)
 
 
 def rare_negatives_with_their_base_rate(setup):
-    setup.dataset, setup.rows = "movies", rare(0.97)
+    make_rare(setup, 0.97)
     setup.outputs = lambda features: keras.layers.Dense(1, "sigmoid", bias_initializer=LogOdds(0.97))(features)
 
 

@@ -16,6 +16,8 @@ from bertbin_tf.doctor.steps import HEALTHY_STEP, TOO_FAST, TOO_SLOW, Steps
 
 # In logits a step: that of the default head on MiniLM's features, 0.4 in the mean of 384, at 1e-4.
 HEALTHY_PACE = 0.015
+# So slow a head takes 50,000 steps from even odds to a probability of 0.73.
+TOO_SLOW_PACE = 2e-5
 
 
 class Evidence:
@@ -82,19 +84,16 @@ class Evidence:
 
     @functools.cached_property
     def layer_multipliers(self) -> dict[str, float]:
-        """By layer, the factor that it needs on the rate that is healthy for most; layers that need none are left out.
+        """By layer of the encoder, the factor on the rate that is healthy for most which makes it healthy for this one.
 
-        A layer of the encoder is brought to a healthy step, the head to `HEALTHY_PACE`.
+        Layers that need none are left out.
         """
         steps = self.steps
         scale = steps.healthy_rate / steps.highest_rate
         relative = {layer: move.relative_step * scale for layer, move in steps.encoder_moves.items()}
-        multipliers = {
+        return {
             layer: HEALTHY_STEP / step for layer, step in relative.items() if step > TOO_FAST or 0 < step < TOO_SLOW
         }
-        if self.head_pace * scale < HEALTHY_PACE:
-            multipliers[self.patient.logit_name] = HEALTHY_PACE / (self.head_pace * scale)
-        return multipliers
 
     @functools.cached_property
     def base_rate(self) -> float:

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from bertbin_tf.doctor.evidence import HEALTHY_PACE, TOO_SLOW_PACE
 from bertbin_tf.doctor.regimen import Regimen
 
 HEALTHY_DROPOUT = 0.1  # Devlin et al., 2019, appendix A.2
@@ -27,8 +28,16 @@ def use_adamw(regimen: Regimen) -> None:
 
 
 def set_rates_by_layer(regimen: Regimen) -> None:
-    """A rate for each layer, that of the head so high that its logits get somewhere."""
-    regimen.take_multipliers(regimen.evidence.layer_multipliers)
+    """A rate for each layer of the encoder that needs its own; a head's kernel as large as its features are small."""
+    evidence = regimen.evidence
+    if evidence.layer_multipliers:
+        regimen.take_multipliers(evidence.layer_multipliers)
+    if evidence.head_pace < TOO_SLOW_PACE:
+        kernel, factor = evidence.patient.logit_layer.kernel, HEALTHY_PACE / evidence.head_pace
+        if not np.any(kernel):
+            raise Untreatable("the features must be normalised before they reach the last dense layer")
+        kernel.assign(factor * kernel)
+        regimen.changes.append(f"{evidence.patient.logit_layer.name}: kernel times {factor:.2g}")
     set_rate(regimen)
 
 
@@ -198,8 +207,15 @@ REMEDIES = {
     "one-rate-cannot-fit": set_rates_by_layer,
     "weight-decay-too-strong": decay_less,
 }
-# A few short rows in random order cannot show these.
-UNTRIED = ("labels-not-shuffled", "padding-mask-wrong", "class-imbalance", "weights-not-loaded", "dropout-too-strong")
+# A few steps on a few short rows in random order cannot show these.
+UNTRIED = (
+    "labels-not-shuffled",
+    "padding-mask-wrong",
+    "class-imbalance",
+    "weights-not-loaded",
+    "dropout-too-strong",
+    "weight-decay-too-strong",
+)
 # What does not change the data can be done while training runs.
 ON_THE_WAY = set(REMEDIES) - {"labels-out-of-range", "labels-not-shuffled", "input-order-wrong", "padding-mask-wrong"}
 

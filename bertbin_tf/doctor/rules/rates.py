@@ -3,13 +3,11 @@
 import keras
 import numpy as np
 
-from bertbin_tf.doctor.evidence import HEALTHY_PACE, Evidence
+from bertbin_tf.doctor.evidence import HEALTHY_PACE, TOO_SLOW_PACE, Evidence
 from bertbin_tf.doctor.rules.registry import Proof, rule
 from bertbin_tf.doctor.steps import TOO_FAST, TOO_SLOW
 
 ADAPTIVE = ("Adam", "AdamW", "Nadam", "Adamax", "Lamb", "Adafactor", "Lion", "LayerwiseAdamW", "RMSprop")
-# In logits a step: so slow a head takes 50,000 steps from even odds to a probability of 0.73.
-TOO_SLOW_PACE = 2e-5
 SCHEDULE = "optimizer = keras.optimizers.AdamW(warmup_cosine({rate:.0e}, batches, epochs))"
 
 
@@ -122,20 +120,19 @@ def one_rate_cannot_fit(evidence: Evidence) -> Proof | None:
     if not relative or learning_rate_too_high(evidence) or learning_rate_too_low(evidence):
         return None
     fastest, slowest = max(relative, key=relative.get), min(relative, key=relative.get)
-    multipliers = ", ".join(f"{layer!r}: {value:.2g}" for layer, value in evidence.layer_multipliers.items())
-    remedy = f"optimizer = LayerwiseAdamW(warmup_cosine({steps.healthy_rate:.0e}, batches, epochs), {{{multipliers}}})"
     if relative[fastest] > TOO_FAST and relative[slowest] < TOO_SLOW:
+        multipliers = ", ".join(f"{layer!r}: {value:.2g}" for layer, value in evidence.layer_multipliers.items())
         return Proof(
             f"at {steps.highest_rate:.1e} the first step moves {fastest} by {relative[fastest]:.1e} of its weights and "
             f"{slowest} by {relative[slowest]:.1e}; near 2e-3 is healthy",
-            remedy,
+            f"optimizer = LayerwiseAdamW(warmup_cosine({steps.healthy_rate:.0e}, batches, epochs), {{{multipliers}}})",
         )
     if not 0 < evidence.head_pace < TOO_SLOW_PACE:
         return None
     return Proof(
         f"at {steps.highest_rate:.1e} the encoder moves by up to {relative[fastest]:.1e} of its weights in a step, "
         f"which is healthy, and the head moves its logits by {evidence.head_pace:.0e}; near {HEALTHY_PACE} is healthy",
-        remedy,
+        "features = keras.layers.LayerNormalization()(features)  # before the last dense layer",
     )
 
 
