@@ -51,6 +51,7 @@ class Setup:
     optimizer: Callable = lambda rate, num_steps: keras.optimizers.AdamW(warmup_cosine(rate, num_steps))
     rows: Callable = lambda texts, labels: (texts, labels)
     validation_rows: Callable | None = None
+    labels: Callable = lambda labels: labels
     tokenizer: Callable = lambda: load_preprocessor("minilm").tokenizer
     texts: Callable = lambda texts: texts
     tokens: Callable = lambda tokens: tokens
@@ -70,13 +71,14 @@ class Setup:
         validation = some_rows(self.dataset, "validation", NUM_VALIDATION)
         if self.validation_rows is not None:
             validation = self.validation_rows(texts, labels)
-        tokens, labels = self.encode(texts), np.asarray(labels)
+        tokens, labels = self.encode(texts), self.labels(np.asarray(labels))
         order = self.order(labels)
         tokens, labels = {name: array[order] for name, array in tokens.items()}, labels[order]
         train = (self.batches or self.plain_batches)(tokens, labels)
         model = self.build_model(math.ceil(len(labels) / self.batch_size) * self.epochs)
         self.compiled(model, train)
-        return model, train, self.plain_batches(self.encode(validation[0]), np.asarray(validation[1]))
+        validation_labels = self.labels(np.asarray(validation[1]))
+        return model, train, self.plain_batches(self.encode(validation[0]), validation_labels)
 
     def build_model(self, num_steps):
         backbone = self.backbone(self)
@@ -147,22 +149,19 @@ def filter_that_keeps_nothing(setup):
 
 
 def labels_1_and_2(setup):
-    setup.rows = lambda texts, labels: (texts, labels + 1)
+    setup.labels = lambda labels: labels + 1
 
 
 def labels_minus_1_and_1(setup):
-    setup.rows = lambda texts, labels: (texts, 2 * labels - 1)
+    setup.labels = lambda labels: 2 * labels - 1
 
 
 def labels_0_and_255(setup):
-    setup.rows = lambda texts, labels: (texts, 255 * labels)
+    setup.labels = lambda labels: 255 * labels
 
 
 def labels_with_missing_ones(setup):
-    def rows(texts, labels):
-        return texts, np.where(np.arange(len(labels)) % 50 == 7, np.nan, labels)
-
-    setup.rows = rows
+    setup.labels = lambda labels: np.where(np.arange(len(labels)) % 50 == 7, np.nan, labels)
 
 
 def only_the_positives(setup):
@@ -212,15 +211,11 @@ def missing_texts_filled(setup):
 
 
 def tokens_and_mask_swapped(setup):
-    setup.tokens = lambda tokens: (
-        tokens | {"token_ids": tokens["padding_mask"], "padding_mask": np.minimum(tokens["token_ids"], 30521)}
-    )
+    setup.tokens = lambda tokens: tokens | {"token_ids": tokens["padding_mask"], "padding_mask": tokens["token_ids"]}
 
 
 def tokens_and_segments_swapped(setup):
-    setup.tokens = lambda tokens: (
-        tokens | {"token_ids": tokens["segment_ids"], "segment_ids": np.minimum(tokens["token_ids"], 1)}
-    )
+    setup.tokens = lambda tokens: tokens | {"token_ids": tokens["segment_ids"], "segment_ids": tokens["token_ids"]}
 
 
 def mask_inverted(setup):

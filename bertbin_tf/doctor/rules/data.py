@@ -84,23 +84,6 @@ def labels_not_shuffled(evidence: Evidence) -> Proof | None:
 
 
 @rule
-def texts_empty_or_constant(evidence: Evidence) -> Proof | None:
-    """Most rows are the same text, or none, so there is nothing to learn from."""
-    tokens = evidence.train.tokens
-    if tokens is None or len(tokens.ids) < 16:
-        return None
-    num_empty = int((tokens.lengths <= 2).sum())
-    (_, num_same), *_ = collections.Counter(tokens.keys).most_common(1)
-    num_rows = len(tokens.ids)
-    if max(num_empty, num_same) <= 0.5 * num_rows:
-        return None
-    return Proof(
-        f"of {num_rows:,} rows {num_empty:,} have no token but start and end, and {num_same:,} are one and the same",
-        "for x, y in dataset.take(1): print(tokenizer.detokenize(x['token_ids'][:5]))  # is this the right column?",
-    )
-
-
-@rule
 def input_order_wrong(evidence: Evidence) -> Proof | None:
     """Token ids, padding mask and segments have changed places: the embedding looks up a mask."""
     tokens = evidence.train.tokens
@@ -114,6 +97,23 @@ def input_order_wrong(evidence: Evidence) -> Proof | None:
     return Proof(
         f"the token ids are 0 and 1 only, and the {name} goes up to {highest}",
         "x = {'token_ids': token_ids, 'padding_mask': padding_mask, 'segment_ids': segment_ids}  # by name",
+    )
+
+
+@rule
+def texts_empty_or_constant(evidence: Evidence) -> Proof | None:
+    """Most rows are the same text, or none, so there is nothing to learn from."""
+    tokens = evidence.train.tokens
+    if tokens is None or len(tokens.ids) < 16:
+        return None
+    num_empty = int((tokens.lengths <= 2).sum())
+    (_, num_same), *_ = collections.Counter(tokens.keys).most_common(1)
+    num_rows = len(tokens.ids)
+    if max(num_empty, num_same) <= 0.5 * num_rows:
+        return None
+    return Proof(
+        f"of {num_rows:,} rows {num_empty:,} have no token but start and end, and {num_same:,} are one and the same",
+        "for x, y in dataset.take(1): print(tokenizer.detokenize(x['token_ids'][:5]))  # is this the right column?",
     )
 
 
