@@ -166,6 +166,13 @@ def validation_of_other_base_rate():
     return healthy_model(), dataset(tokens, labels), dataset(validation, labels[chosen])
 
 
+def validation_of_other_words():
+    tokens, labels = healthy_rows()
+    validation, validation_labels = healthy_rows(64, seed=1)
+    others = np.where(validation["token_ids"] > 20, 20 + validation["token_ids"] % 30, validation["token_ids"])
+    return healthy_model(), dataset(tokens, labels), dataset(validation | {"token_ids": others}, validation_labels)
+
+
 def nan_in_the_weights():
     model = healthy_model()
     model.get_layer("logit").bias.assign([np.nan])
@@ -370,7 +377,7 @@ SICK = {
     "class-imbalance": [rare_positives],
     "labels-unrelated": [labels_of_other_texts],
     "leak-between-splits": [validation_texts_trained_on],
-    "train-validation-mismatch": [validation_of_other_base_rate],
+    "train-validation-mismatch": [validation_of_other_base_rate, validation_of_other_words],
     "non-finite": [nan_in_the_weights],
     "half-precision-overflow": [float16_without_scaling],
     "weights-not-loaded": [random_bert],
