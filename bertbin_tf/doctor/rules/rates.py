@@ -86,11 +86,10 @@ def learning_rate_too_high(evidence: Evidence) -> Proof | None:
     if len(fast) < 0.5 * len(steps.encoder_moves):
         return None
     worst = max(move.relative_step for move in fast.values())
-    rate = steps.highest_rate * 2e-3 / float(np.median([move.relative_step for move in steps.encoder_moves.values()]))
     return Proof(
         f"at {steps.highest_rate:.1e} the first step moves {len(fast)} of {len(steps.encoder_moves)} encoder layers "
         f"by more than {TOO_FAST:.0e} of their weights, {worst:.1e} at most; near 2e-3 is healthy",
-        SCHEDULE.format(rate=rate),
+        SCHEDULE.format(rate=steps.healthy_rate),
     )
 
 
