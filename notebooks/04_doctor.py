@@ -60,8 +60,8 @@ history = model.fit(batches, epochs=2, callbacks=[doctor], verbose=2)
 # %% [markdown]
 # ## What was found
 #
-# `confirmed`, where it says so, is not an opinion: two short runs from the same weights on the same batches, with the cure and without,
-# were judged by rows that neither was trained on.
+# `confirmed`, where it says so, is not an opinion: two short runs from the same weights on the same batches, with the
+# cure and without, were judged by rows that neither was trained on.
 
 # %%
 doctor.diagnosis  # noqa: B018
