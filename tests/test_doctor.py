@@ -131,11 +131,8 @@ def words_of_another_vocabulary():
     tokens, labels = healthy_rows(512)
     drawn = rng.choice(ids, tokens["token_ids"].shape)
     is_word = tokens["token_ids"] > 4
-    backbone = tiny(vocabulary_size=70_000, hidden_dim=64)
-    backbone.get_layer("embeddings_layer_norm").gamma.assign(np.full(64, 0.9))
-    return healthy_model(backbone=backbone), changed(
-        tokens, labels, token_ids=np.where(is_word, drawn, tokens["token_ids"])
-    )
+    token_ids = np.where(is_word, drawn, tokens["token_ids"])
+    return healthy_model(backbone=large_vocabulary()), changed(tokens, labels, token_ids=token_ids)
 
 
 def cut_to_four_tokens():
@@ -315,20 +312,25 @@ def labels_of_other_texts():
 
 
 def features_too_small_for_the_head():
-    def head(features):
-        return keras.layers.Dense(1, activation="sigmoid", name="logit")(1e-3 * features)
+    backbone = large_vocabulary()
+    features = 1e-4 * backbone(backbone.input)["pooled_output"]
+    model = keras.Model(backbone.input, keras.layers.Dense(1, activation="sigmoid", name="logit")(features))
+    model.compile(keras.optimizers.AdamW(RATE), "binary_crossentropy")
+    return model, dataset(*healthy_rows())
 
-    return headed(head, "binary_crossentropy"), dataset(*healthy_rows())
+
+def large_vocabulary():
+    """A backbone of the size of a real one that looks trained."""
+    backbone = tiny(vocabulary_size=70_000, hidden_dim=64)
+    backbone.get_layer("embeddings_layer_norm").gamma.assign(np.full(64, 0.9))
+    return backbone
 
 
 def layers_of_other_sizes():
     backbone = tiny()
-    backbone.get_layer("transformer_layer_0").set_weights(
-        [100 * weight for weight in backbone.get_layer("transformer_layer_0").get_weights()]
-    )
-    backbone.get_layer("pooled_dense").set_weights(
-        [weight / 100 for weight in backbone.get_layer("pooled_dense").get_weights()]
-    )
+    for name, factor in (("transformer_layer_0", 100), ("segment_embedding", 0.1)):
+        layer = backbone.get_layer(name)
+        layer.set_weights([factor * weight for weight in layer.get_weights()])
     return healthy_model(backbone=backbone), dataset(*healthy_rows())
 
 
