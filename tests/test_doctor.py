@@ -328,10 +328,10 @@ def large_vocabulary():
 
 def layers_of_other_sizes():
     backbone = tiny()
-    for name, factor in (("transformer_layer_0", 100), ("segment_embedding", 0.1)):
-        layer = backbone.get_layer(name)
-        layer.set_weights([factor * weight for weight in layer.get_weights()])
-    return healthy_model(backbone=backbone), dataset(*healthy_rows())
+    block = backbone.get_layer("transformer_layer_0")
+    block.set_weights([100 * weight for weight in block.get_weights()])
+    optimizer = LayerwiseAdamW(RATE, {"segment_embedding": 10.0})
+    return healthy_model(optimizer, backbone=backbone), dataset(*healthy_rows())
 
 
 def accuracy_of_equal_numbers():
