@@ -119,10 +119,9 @@ class DoctorCallback(keras.callbacks.Callback):
     def _look(self, step):
         self._next_look = step + min(step, LAST_GAP)
         spread = self._spread()
-        if not spread < SAME_ANSWER:  # NaN, too, is for the loss to tell
-            self._flat_since = None
-        self._flat_since = self._flat_since or step
-        if step >= PATIENCE and spread < SAME_ANSWER and self._flat_since < step:
+        # Of no spread at all, NaN, the loss has to tell.
+        self._flat_since = (self._flat_since or step) if spread < SAME_ANSWER else None
+        if step >= PATIENCE and self._flat_since is not None and self._flat_since < step:
             self._speak(
                 f"the answers to {self._rows.sizes[0]} texts have had a spread below {SAME_ANSWER} since step "
                 f"{self._flat_since}, and {spread:.1e} at step {step}"
