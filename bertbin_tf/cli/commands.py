@@ -135,19 +135,19 @@ def doctor(source: str, budget: float, treat: bool, output_dir: Path | None, as_
         print(diagnosis)
     report = json.loads(diagnosis.to_json())
     if treat and diagnosis.findings:
-        report["treated"] = _treat(diagnosis, output_dir, *examined)
+        treated = diagnosis.treat()
+        trained = _train_treated(treated.train_data, output_dir, *examined)
+        report["treated"] = {"changes": treated.changes, "left": treated.left} | trained
         if not as_json:
-            print("\n".join(["", *_lines_of(report["treated"])]))
+            print("\n".join(["", *treated.lines, *_lines_of(trained)]))
     if as_json:
         console.print_json(report)
 
 
-def _treat(diagnosis, output_dir, model, train_data, validation_data=None):
-    treated = diagnosis.treat()
+def _train_treated(treated_data, output_dir, model, train_data, validation_data=None):
     with console.status("Training the treated model for an epoch ..."):
-        history = model.fit(treated.train_data, validation_data=validation_data, verbose=0).history
-    epoch = {name: values[-1] for name, values in history.items()}
-    report = {"changes": treated.changes, "left": treated.left, "epoch": epoch}
+        history = model.fit(treated_data, validation_data=validation_data, verbose=0).history
+    report = {"epoch": {name: values[-1] for name, values in history.items()}}
     if output_dir is not None:
         # Whole or not at all: a model that is half-written cannot be told from a good one by its name.
         model.save(output_dir / "part.keras")
@@ -156,12 +156,10 @@ def _treat(diagnosis, output_dir, model, train_data, validation_data=None):
     return report
 
 
-def _lines_of(treated):
-    yield from (f"changed: {line}" for line in treated["changes"])
-    yield from (f"left to you: {code}: {reason}" for code, reason in treated["left"].items())
-    yield "trained for an epoch: " + ", ".join(f"{name} {value:.4g}" for name, value in treated["epoch"].items())
-    if "model" in treated:
-        yield f"saved: {treated['model']}"
+def _lines_of(trained):
+    yield "trained for an epoch: " + ", ".join(f"{name} {value:.4g}" for name, value in trained["epoch"].items())
+    if "model" in trained:
+        yield f"saved: {trained['model']}"
 
 
 def _built_by_recipe(path):

@@ -5,6 +5,7 @@ import math
 
 import keras
 import numpy as np
+import scipy.special
 import tensorflow as tf
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
@@ -42,6 +43,11 @@ class Answers:
     def logits(self) -> np.ndarray:
         """`outputs` before sigmoid or softmax, one per row, as far as the outputs alone can tell."""
         return self.to_logits(self.outputs)
+
+    @property
+    def spread(self) -> float:
+        """The standard deviation of the probabilities of the first batch."""
+        return float(scipy.special.expit(self.logits).std())
 
     def to_logits(self, outputs: np.ndarray) -> np.ndarray:
         """Returns outputs of the model before sigmoid or softmax, float64 of shape `(rows,)`.

@@ -7,7 +7,6 @@ from typing import Any
 
 import keras
 import numpy as np
-import scipy.special
 import tensorflow as tf
 
 from bertbin_tf.doctor.answers import Answers
@@ -137,7 +136,7 @@ class DoctorCallback(keras.callbacks.Callback):
         """Returns the standard deviation of the probabilities of the first batch, NaN if they cannot be had."""
         if not self._rows.batches:
             return math.nan
-        return float(scipy.special.expit(Answers(self._patient, self._rows).logits).std())
+        return Answers(self._patient, self._rows).spread
 
     def _speak(self, seen):
         self._save("now")
@@ -152,7 +151,7 @@ class DoctorCallback(keras.callbacks.Callback):
 
     def _treat(self):
         """Treats, unless something was found that cannot be treated while training runs; returns whether it did."""
-        codes = {finding.code for finding in self.diagnosis.findings if finding.status != "refuted"}
+        codes = {finding.code for finding in self.diagnosis.findings if finding.stands}
         if not codes or codes - ON_THE_WAY:
             return False
         self.treated = self.diagnosis.treat(self.params["epochs"] - self._epoch)

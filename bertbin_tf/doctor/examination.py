@@ -74,8 +74,7 @@ def diagnose(
                 findings = trials().try_all(findings)
             except Exception as error:  # a strange model must not cost the findings
                 failed.setdefault(_line(error), []).append("no cure could be tried")
-        standing = [finding for finding in findings if finding.status != "refuted"]
-        symptoms = symptoms_of(evidence) if not standing else ()
+        symptoms = () if any(finding.stands for finding in findings) else symptoms_of(evidence)
     unread += [f"{', '.join(codes)}: {reason}" for reason, codes in failed.items()]
     treatment = Treatment(evidence, train_data, pretrained)
     return Diagnosis(tuple(findings), symptoms, tuple(unread), time.monotonic() - started, treatment)

@@ -29,6 +29,11 @@ class Finding:
     status: str = "suspected"
     trial: str = ""
 
+    @property
+    def stands(self) -> bool:
+        """Whether no trial refuted it."""
+        return self.status != "refuted"
+
     def __str__(self):
         parts = [textwrap.fill(text, 100) for text in (self.evidence, self.trial) if text]
         return f"{self.code} ({self.status})\n" + textwrap.indent("\n\n".join([*parts, self.remedy.strip()]), "    ")
@@ -50,9 +55,16 @@ class Treated:
     left: dict[str, str]
     findings: tuple[Finding, ...]
 
+    @property
+    def lines(self) -> list[str]:
+        """What was changed, and what is left, a line each."""
+        return [
+            *(f"changed: {line}" for line in self.changes),
+            *(f"left to you: {code}: {reason}" for code, reason in self.left.items()),
+        ]
+
     def __str__(self):
-        lines = [f"changed: {line}" for line in self.changes]
-        lines += [f"left to you: {code}: {reason}" for code, reason in self.left.items()]
+        lines = self.lines
         lines += [f"proved: {finding.code}: {finding.trial}" for finding in self.findings if finding.trial]
         return "\n".join(lines) or "nothing was changed"
 
@@ -81,7 +93,7 @@ class Diagnosis:
 
         Without one it is `"unexplained"` where there are symptoms, and else `"healthy"`.
         """
-        standing = [finding.code for finding in self.findings if finding.status != "refuted"]
+        standing = [finding.code for finding in self.findings if finding.stands]
         return standing[0] if standing else "unexplained" if self.symptoms else "healthy"
 
     def treat(self, epochs: int = 1) -> Treated:
@@ -98,7 +110,7 @@ class Diagnosis:
         """
         if self.treatment is None:
             raise ValueError("This diagnosis was read or made by hand. Call `diagnose(model, train_data)` first.")
-        return self.treatment.apply([finding for finding in self.findings if finding.status != "refuted"], epochs)
+        return self.treatment.apply([finding for finding in self.findings if finding.stands], epochs)
 
     def to_json(self) -> str:
         """Returns all of it as a JSON object."""

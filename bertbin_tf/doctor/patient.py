@@ -13,6 +13,8 @@ import tensorflow as tf
 
 from bertbin_tf.optimizers import layers_of
 
+# Half of the inputs is Srivastava et al.'s (2014) largest recommendation; BERT has 0.1.
+MAX_DROPOUT = 0.5
 MIN_PRETRAINED_WEIGHTS = 4_000_000  # BERT tiny has 4.4 million
 
 
@@ -98,6 +100,13 @@ class Patient:
     def layers_behind_logits(self) -> list[keras.layers.Layer]:
         """The layers that come after `logit_layer`."""
         return [] if self.logit_layer is None else self.all_layers[self.all_layers.index(self.logit_layer) + 1 :]
+
+    @property
+    def strong_dropouts(self) -> list[keras.layers.Dropout]:
+        """The layers that drop more than half of their inputs."""
+        return [
+            layer for layer in self.all_layers if isinstance(layer, keras.layers.Dropout) and layer.rate > MAX_DROPOUT
+        ]
 
     @property
     def is_float16(self) -> bool:

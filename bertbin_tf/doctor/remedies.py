@@ -79,9 +79,8 @@ def rebind(regimen: Regimen) -> None:
 
 def drop_less(regimen: Regimen) -> None:
     """BERT's own dropout, wherever more than half is dropped."""
-    for layer in regimen.evidence.patient.all_layers:
-        if isinstance(layer, keras.layers.Dropout) and layer.rate > 0.5:
-            regimen.set(layer, "rate", HEALTHY_DROPOUT)
+    for layer in regimen.evidence.patient.strong_dropouts:
+        regimen.set(layer, "rate", HEALTHY_DROPOUT)
 
 
 def use_sigmoid(regimen: Regimen) -> None:

@@ -21,10 +21,10 @@ def symptoms_of(evidence: Evidence) -> tuple[str, ...]:
     except Exception:  # a model that cannot be asked has been reported by the rules
         return ()
     symptoms = []
-    spread = float((1 / (1 + np.exp(-logits))).std())
-    if spread < SAME_ANSWER and len(logits) > 1:
+    if answers.spread < SAME_ANSWER and len(logits) > 1:
         symptoms.append(
-            f"after {num_steps} steps the answers to {len(logits)} texts differ by a standard deviation of {spread:.1e}"
+            f"after {num_steps} steps the answers to {len(logits)} texts differ by a standard deviation of "
+            f"{answers.spread:.1e}"
         )
     if features is not None:
         relative = float(features[0].std(axis=0).mean() / max(np.abs(features[0]).mean(), 1e-12))

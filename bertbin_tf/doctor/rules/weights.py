@@ -6,8 +6,6 @@ import numpy as np
 from bertbin_tf.doctor.evidence import Evidence
 from bertbin_tf.doctor.rules.registry import Proof, rule
 
-# Half of the inputs is Srivastava et al.'s (2014) largest recommendation; BERT has 0.1.
-MAX_DROPOUT = 0.5
 # A head that moves less than this in an epoch stays where it began: the kernel that a logistic regression finds on
 # MiniLM's features has an RMS of 0.4, Keras' random one of 0.07.
 MIN_HEAD_TRAVEL = 0.05
@@ -124,17 +122,13 @@ def backbone_frozen(evidence: Evidence) -> Proof | None:
 @rule
 def dropout_too_strong(evidence: Evidence) -> Proof | None:
     """So much is dropped that each step sees another model, and the signal drowns."""
-    strong = {
-        layer.name: layer.rate
-        for layer in evidence.patient.all_layers
-        if isinstance(layer, keras.layers.Dropout) and layer.rate > MAX_DROPOUT
-    }
+    strong = evidence.patient.strong_dropouts
     if not strong:
         return None
-    name, rate = max(strong.items(), key=lambda item: item[1])
+    strongest = max(strong, key=lambda layer: layer.rate)
     return Proof(
-        f"{len(strong)} layers drop more than half of their inputs, {name} {rate:.0%}",
-        f"keras.layers.Dropout(0.1, name={name!r})",
+        f"{len(strong)} layers drop more than half of their inputs, {strongest.name} {strongest.rate:.0%}",
+        f"keras.layers.Dropout(0.1, name={strongest.name!r})",
     )
 
 
