@@ -4,7 +4,6 @@ import dataclasses
 import importlib
 import itertools
 import json
-import os
 import sys
 import time
 import traceback
@@ -22,6 +21,7 @@ from bertbin_tf.doctor import diagnose
 from bertbin_tf.export import export_saved_model
 from bertbin_tf.recipe import Recipe, load_run, plan, prepare
 from bertbin_tf.recipe import train as train_recipe
+from bertbin_tf.recipe.runs import write_whole
 
 __all__ = ["demo", "doctor", "evaluate", "export", "predict", "train"]
 
@@ -136,7 +136,8 @@ def doctor(source: str, budget: float, treat: bool, output_dir: Path | None, as_
     report = json.loads(diagnosis.to_json())
     if treat and diagnosis.findings:
         treated = diagnosis.treat()
-        trained = _train_treated(treated.train_data, output_dir, *examined)
+        model, _, *validation_data = examined
+        trained = _train_for_an_epoch(model, treated.train_data, *validation_data, output_dir=output_dir)
         report["treated"] = {"changes": treated.changes, "left": treated.left} | trained
         if not as_json:
             print("\n".join(["", *treated.lines, *_lines_of(trained)]))
@@ -144,14 +145,12 @@ def doctor(source: str, budget: float, treat: bool, output_dir: Path | None, as_
         console.print_json(report)
 
 
-def _train_treated(treated_data, output_dir, model, train_data, validation_data=None):
+def _train_for_an_epoch(model, train_data, validation_data=None, *, output_dir):
     with console.status("Training the treated model for an epoch ..."):
-        history = model.fit(treated_data, validation_data=validation_data, verbose=0).history
+        history = model.fit(train_data, validation_data=validation_data, verbose=0).history
     report = {"epoch": {name: values[-1] for name, values in history.items()}}
     if output_dir is not None:
-        # Whole or not at all: a model that is half-written cannot be told from a good one by its name.
-        model.save(output_dir / "part.keras")
-        os.replace(output_dir / "part.keras", output_dir / "model.keras")
+        write_whole(output_dir / "model.keras", model.save)
         report["model"] = str(output_dir / "model.keras")
     return report
 

@@ -8,7 +8,7 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +132,7 @@ def save_run(
         _write_json(path / f"{name}.json", content)
     # Not the compiled model: the optimizer's moments, twice the weights, belong to the last step and not to the best.
     model = keras.Model(run.model.input, run.model.output, name=run.model.name)
-    _replace(path / "model.keras", model.save)
+    write_whole(path / "model.keras", model.save)
 
 
 def load_history(path: str | os.PathLike | None, recipe: Recipe) -> keras.callbacks.History | None:
@@ -213,10 +213,16 @@ def _version(package):
 
 def _write_json(path, content):
     text = json.dumps(content, indent=2, default=float) + "\n"
-    _replace(path, lambda file: file.write_text(text, encoding="utf-8"))
+    write_whole(path, lambda file: file.write_text(text, encoding="utf-8"))
 
 
-def _replace(path, write):
+def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
+    """Writes a file whole or not at all: under another name first, which then takes the place of `path`.
+
+    Args:
+        path: Of the file.
+        write: Function that writes the file of a path.
+    """
     partial = path.with_name(f".partial-{path.name}")
     write(partial)
     os.replace(partial, path)
