@@ -9,10 +9,13 @@ import keras
 import numpy as np
 import scipy.special
 import tensorflow as tf
-from faults_cases import NUM_TEST, Setup, some_rows
-from sklearn.metrics import roc_auc_score
+from faults_setup import NUM_TEST, Setup, some_rows
+from kept_runs import has_failed
 
+from bertbin_tf import evaluation
 from bertbin_tf.doctor import Finding, diagnose
+from bertbin_tf.doctor.patient import Patient
+from bertbin_tf.optimizers import highest_rate
 
 # The data are mended on the way to training; at the test they come as the treated model wants them.
 MENDED_TOKENS = {"padding-mask-wrong", "input-order-wrong"}
@@ -77,22 +80,18 @@ def _reported(model, validation):
 def measure(model, setup):
     """Returns accuracy at even odds, ROC AUC and spread on test rows, given in the user's way."""
     texts, labels = some_rows(setup.dataset, "test", NUM_TEST)
+    starts = range(0, len(texts), 64)
     p = np.concatenate(
-        [
-            probabilities(model, setup.encode(texts[start : start + 64]), setup.logits)
-            for start in range(0, NUM_TEST, 64)
-            if texts[start : start + 64]
-        ]
+        [probabilities(model, setup.encode(texts[start : start + 64]), setup.logits) for start in starts]
     )
     if not np.isfinite(p).all():
         return {"accuracy": float((labels == 0).mean()), "roc_auc": 0.5, "spread": 0.0, "failed": True}
-    accuracy, spread = float(((p > 0.5) == labels).mean()), float(p.std())
-    larger = max(labels.mean(), 1 - labels.mean())
+    result = evaluation.evaluate(labels, p, threshold=0.5, num_bootstrap=0)
     return {
-        "accuracy": accuracy,
-        "roc_auc": float(roc_auc_score(labels, p)),
-        "spread": spread,
-        "failed": bool(accuracy <= larger + 0.02 or spread < 0.02),
+        "accuracy": result.accuracy,
+        "roc_auc": result.roc_auc,
+        "spread": float(p.std()),
+        "failed": has_failed(labels, p),
     }
 
 
@@ -129,7 +128,6 @@ class Recorder(keras.callbacks.Callback):
         steps = self.params.get("steps") or 60
         self._check_at = {math.ceil(i * steps * self.params["epochs"] / NUM_CHECKS) for i in range(1, NUM_CHECKS)}
         self._step = 0
-        self._sums = None
         self.trace |= self._describe() | {
             name: [] for name in ("losses", "accuracies", "validation_losses", "validation_accuracies", "checks")
         }
@@ -168,7 +166,7 @@ class Recorder(keras.callbacks.Callback):
         clipped = np.clip(answers, 1e-12, 1 - 1e-12)
         self.trace["checks"].append(
             {
-                "step": getattr(self, "_step", 0),
+                "step": self._step,
                 "layers": list(layers),
                 "gradient_norms": {name: _number(np.linalg.norm(values)) for name, values in layers.items()},
                 "gradient_zero_share": {name: float((values == 0).mean()) for name, values in layers.items()},
@@ -195,26 +193,22 @@ class Recorder(keras.callbacks.Callback):
     def _first_batch(self):
         if isinstance(self._train, tuple):
             return (*keras.tree.map_structure(lambda array: tf.constant(array[:16]), self._train), None)[:3]
-        # Not from a generator that can be read only once.
-        shown = self._setup.plain_batches if self._setup.batches is None else None
-        if shown is None and self._setup.epochs > 1:
-            return None
+        if self._setup.batches is not None and self._setup.epochs > 1:
+            return None  # a generator that can be read only once
         for batch in self._train.take(1):
             x, y, weight = keras.utils.unpack_x_y_sample_weight(batch)
             return keras.tree.map_structure(lambda array: array[:16], (x, y)) + (weight,)
         return None
 
     def _describe(self):
-        optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
-        rate = optimizer._learning_rate
-        steps = range(0, 200, 5)
+        optimizer = Patient(self.model).optimizer
         layers = list(self.model._flatten_layers(include_self=False))
         active = [layer for layer in layers if hasattr(layer, "activation")]
         activations = [str(keras.activations.serialize(layer.activation)) for layer in active]
         dense = [layer for layer in layers if isinstance(layer, keras.layers.Dense)]
         described = {
             "optimizer": type(optimizer).__name__,
-            "learning_rate": max(float(rate(step)) for step in steps) if callable(rate) else float(rate),
+            "learning_rate": highest_rate(optimizer, 200),
             "loss": self._setup.loss if isinstance(self._setup.loss, str) else self._setup.loss.name,
             "last_activation": activations[-1],
             "units": dense[-1].units,

@@ -7,6 +7,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import keras
+import numpy as np
+
+
+def has_failed(labels: np.ndarray, probabilities: np.ndarray) -> bool:
+    """Whether a training came to nothing: within two points of always saying the larger class, or one answer for all.
+
+    Args:
+        labels: Int array of 0 and 1, of shape `(rows,)`.
+        probabilities: Float array of the same shape.
+    """
+    accuracy = ((probabilities >= 0.5) == labels).mean()
+    larger = max(labels.mean(), 1 - labels.mean())
+    return bool(accuracy <= larger + 0.02 or probabilities.std() < 0.02)
 
 
 class KeptRuns:

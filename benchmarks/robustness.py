@@ -23,6 +23,7 @@ import keras
 import keras_nlp
 import numpy as np
 import tensorflow as tf
+from encoders import lower_layers
 from kept_runs import KeptRuns
 from robustness_methods import build
 from robustness_runs import (
@@ -150,16 +151,6 @@ def cost(keep):
     keep({"section": "cost", "method": "ours", "seed": 0}, measure)
 
 
-def three_layers():
-    """The lower half of MiniLM, as a second real encoder."""
-    whole = load_backbone()
-    config = whole.get_config() | {"num_layers": 3}
-    half = keras_nlp.models.BertBackbone.from_config(config)
-    for layer in half.layers:
-        layer.set_weights(whole.get_layer(layer.name).get_weights())
-    return half
-
-
 SHAPES = {"roberta": keras_nlp.models.RobertaBackbone, "distilbert": keras_nlp.models.DistilBertBackbone}
 
 
@@ -196,7 +187,7 @@ def backbones(keep):
         keep(run, measure_planted)
     for rate, method in itertools.product(RATES, METHODS):
         run = {"section": "backbones", "dataset": "movies", "method": method, "rate": rate, "seed": 0}
-        keep(run, lambda run: train_on(run, *rows(run["dataset"]), backbone=three_layers))
+        keep(run, lambda run: train_on(run, *rows(run["dataset"]), backbone=functools.partial(lower_layers, 3)))
 
 
 SECTIONS = {

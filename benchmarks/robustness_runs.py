@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import scipy.special
 import tensorflow as tf
+from kept_runs import has_failed
 from robustness_methods import build
 
 from bertbin_tf import data, evaluation
@@ -92,13 +93,11 @@ def train_and_measure(run, backbone, base_rate, batches, test, callbacks=(), **f
     test_batches, test_labels = test
     probabilities = predict(model, test_batches)
     result = evaluation.evaluate(test_labels, probabilities, threshold=0.5, num_bootstrap=0)
-    majority = max(test_labels.mean(), 1 - test_labels.mean())
-    spread = float(probabilities.std())
     return run | {
         "accuracy": result.accuracy,
         "roc_auc": result.roc_auc,
-        "spread": spread,
-        "failed": bool(result.accuracy <= majority + 0.02 or spread < 0.02),
+        "spread": float(probabilities.std()),
+        "failed": has_failed(test_labels, probabilities),
         "loss": history.history["loss"][-1],
         "steps": num_steps,
         "interventions": [str(line) for callback in control for line in callback.interventions],

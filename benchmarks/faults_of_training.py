@@ -1,0 +1,295 @@
+"""Faults of weights, head, loss and rates, each as a user would have written it; its name is the name of the case."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+from encoders import lower_layers
+from faults_healthy import logits_with_from_logits, third_of_the_rows
+from faults_setup import frozen, random_bert
+
+from bertbin_tf.optimizers import warmup_cosine
+
+# --- weights
+
+
+def one_weight_nan(setup):
+    setup.compiled = lambda model, train: model.get_layer("probability").bias.assign([np.nan])
+
+
+def division_by_zero(setup):
+    def features(backbone):
+        pooled = backbone(backbone.input)["pooled_output"]
+        return keras.ops.divide(pooled, keras.ops.std(pooled * 0.0, axis=-1, keepdims=True))
+
+    setup.features = features
+
+
+def logarithm_of_features(setup):
+    setup.features = lambda backbone: keras.ops.log(backbone(backbone.input)["pooled_output"])
+
+
+def float16_without_loss_scaling(setup):
+    setup.dtype = "float16"
+
+
+def weights_not_loaded(setup):
+    setup.backbone = random_bert
+
+
+def unfrozen_without_compile(setup):
+    def compiled(model, train):
+        backbone = next(layer for layer in model.layers if isinstance(layer, keras.Model))
+        backbone.trainable = False
+        model.compile(keras.optimizers.Adam(setup.rate), setup.loss, metrics=list(setup.metrics))
+        model.fit(train.take(1), verbose=0)
+        backbone.trainable = True
+
+    setup.compiled = compiled
+
+
+def all_frozen(setup):
+    def compiled(model, train):
+        model.trainable = False
+        model.compile(keras.optimizers.AdamW(setup.rate), setup.loss, metrics=list(setup.metrics))
+
+    setup.compiled = compiled
+
+
+def rate_of_zero(setup):
+    setup.optimizer = lambda rate, num_steps: keras.optimizers.AdamW(0.0)
+
+
+def frozen_under_2e_5(setup):
+    frozen(setup)
+    setup.optimizer = lambda rate, num_steps: keras.optimizers.Adam(2e-5)
+
+
+def frozen_under_5e_6(setup):
+    frozen(setup)
+    setup.optimizer = lambda rate, num_steps: keras.optimizers.AdamW(5e-6)
+
+
+def dropout_of_95_percent(setup):
+    setup.dropout = 0.95
+
+
+def dropout_of_99_percent(setup):
+    setup.dropout = 0.99
+
+
+# --- head and loss
+
+
+class OwnLoss(keras.Model):
+    """A user's own loss, of labels as they come: `(rows,)` beside answers of `(rows, 1)`."""
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        y, p = tf.cast(y, y_pred.dtype), tf.clip_by_value(y_pred, 1e-7, 1 - 1e-7)
+        return -tf.reduce_mean(y * tf.math.log(p) + (1 - y) * tf.math.log(1 - p))
+
+
+class OwnSquaredLoss(OwnLoss):
+    """The same of a squared error."""
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        return tf.reduce_mean(tf.square(tf.cast(y, y_pred.dtype) - y_pred))
+
+
+def loss_that_broadcasts(setup):
+    setup.model = OwnLoss
+
+
+def squared_loss_that_broadcasts(setup):
+    setup.model = OwnSquaredLoss
+
+
+def softmax_over_one_unit(setup):
+    setup.outputs = lambda features: keras.layers.Dense(1, "softmax", name="probability")(features)
+
+
+def softmax_layer_over_one_unit(setup):
+    setup.outputs = lambda features: keras.layers.Softmax()(keras.layers.Dense(1, name="probability")(features))
+
+
+def sigmoid_layer_over_sigmoid(setup):
+    setup.outputs = lambda features: keras.layers.Activation("sigmoid")(keras.layers.Dense(1, "sigmoid")(features))
+
+
+def from_logits_of_a_sigmoid_in_a_lambda(setup):
+    setup.outputs = lambda features: keras.ops.multiply(keras.layers.Dense(1, "sigmoid")(features), 1.0)
+    setup.loss = keras.losses.BinaryCrossentropy(from_logits=True)
+
+
+def logits_without_from_logits(setup):
+    setup.logits = True
+    setup.outputs = lambda features: keras.layers.Dense(1, name="logit")(features)
+    setup.metrics = (keras.metrics.BinaryAccuracy(threshold=0.0),)
+
+
+def categorical_loss_of_one_unit(setup):
+    setup.loss = "categorical_crossentropy"
+
+
+def hinge_of_probabilities(setup):
+    setup.loss = "hinge"
+
+
+def squared_error(setup):
+    setup.loss = "mse"
+
+
+def head_drawn_too_large(setup):
+    draw = keras.initializers.RandomNormal(stddev=20.0, seed=1)
+    setup.outputs = lambda features: keras.layers.Dense(1, "sigmoid", kernel_initializer=draw)(features)
+
+
+def bias_of_60(setup):
+    setup.outputs = lambda features: keras.layers.Dense(1, "sigmoid", bias_initializer=keras.initializers.Constant(60))(
+        features
+    )
+
+
+def features_times_1000(setup):
+    setup.features = lambda backbone: 1000.0 * backbone(backbone.input)["pooled_output"]
+
+
+# --- rates
+
+
+def gradient_descent_at_1e_3(setup):
+    setup.optimizer = lambda rate, num_steps: keras.optimizers.SGD(1e-3)
+
+
+def gradient_descent_at_5e_5(setup):
+    setup.optimizer = lambda rate, num_steps: keras.optimizers.SGD(5e-5, momentum=0.9)
+
+
+def adadelta(setup):
+    setup.optimizer = lambda rate, num_steps: keras.optimizers.Adadelta()
+
+
+def clipped_at_1e_9(setup):
+    setup.optimizer = lambda rate, num_steps: keras.optimizers.Adam(rate, global_clipnorm=1e-9)
+
+
+def clipped_values_at_1e_10(setup):
+    setup.optimizer = lambda rate, num_steps: keras.optimizers.AdamW(rate, clipvalue=1e-10)
+
+
+def steps_counted_in_epochs(setup):
+    setup.optimizer = lambda rate, num_steps: keras.optimizers.AdamW(warmup_cosine(rate, 3))
+
+
+def polynomial_decay_over_5_steps(setup):
+    setup.optimizer = lambda rate, num_steps: keras.optimizers.Adam(
+        keras.optimizers.schedules.PolynomialDecay(rate, 5, 0.0)
+    )
+
+
+def warmup_of_10000_steps(setup):
+    setup.optimizer = lambda rate, num_steps: keras.optimizers.AdamW(warmup_cosine(rate, 100_000))
+
+
+def adam_by_name(setup):
+    setup.optimizer = lambda rate, num_steps: "adam"
+
+
+def rate_of_1e_2(setup):
+    setup.optimizer = lambda rate, num_steps: keras.optimizers.AdamW(1e-2)
+
+
+def rate_of_3e_3_with_warmup(setup):
+    setup.optimizer = lambda rate, num_steps: keras.optimizers.AdamW(warmup_cosine(3e-3, num_steps))
+
+
+def rate_of_1e_7(setup):
+    setup.optimizer = lambda rate, num_steps: keras.optimizers.Adam(1e-7)
+
+
+def rate_of_1e_6_with_warmup(setup):
+    setup.optimizer = lambda rate, num_steps: keras.optimizers.AdamW(warmup_cosine(1e-6, num_steps))
+
+
+def rate_of_1e_9(setup):
+    setup.optimizer = lambda rate, num_steps: keras.optimizers.AdamW(1e-9)
+
+
+def weight_decay_of_300(setup):
+    setup.optimizer = lambda rate, num_steps: keras.optimizers.AdamW(rate, weight_decay=300.0)
+
+
+def penalty_of_100(setup):
+    def backbone(setup):
+        encoder = lower_layers(setup.num_layers)
+        encoder.get_layer("pooled_dense").kernel_regularizer = keras.regularizers.L2(100.0)
+        for layer in encoder.layers:
+            for weight in layer.weights:
+                if weight.path.endswith("kernel"):
+                    weight.regularizer = keras.regularizers.L2(100.0)
+        return encoder
+
+    setup.backbone = backbone
+
+
+def one_row_a_step(setup):
+    third_of_the_rows(setup)
+    setup.batch_size = 1
+
+
+def two_rows_a_step_at_3e_4(setup):
+    third_of_the_rows(setup)
+    setup.batch_size, setup.rate = 2, 3e-4
+
+
+def features_divided_by_1000(setup):
+    setup.features = lambda backbone: 0.001 * backbone(backbone.input)["pooled_output"]
+
+
+def mean_of_normalised_features(setup):
+    setup.features = lambda backbone: 1e-3 * keras.ops.mean(backbone(backbone.input)["sequence_output"], axis=1)
+
+
+def accuracy_of_equal_numbers(setup):
+    setup.metrics = (keras.metrics.Accuracy(),)
+
+
+def accuracy_of_logits(setup):
+    logits_with_from_logits(setup)
+    setup.metrics = ("accuracy",)
+
+
+def category_of_one_unit(setup):
+    setup.metrics = ("categorical_accuracy",)
+
+
+def many_epochs_on_few_rows(setup):
+    setup.num_rows, setup.batch_size = 96, 16
+    setup.optimizer = lambda rate, num_steps: keras.optimizers.Adam(rate)
+    setup.compiled = lambda model, train: model.fit(train, epochs=15, verbose=0)
+
+
+FAULTS = {
+    "non-finite": [one_weight_nan, division_by_zero, logarithm_of_features],
+    "half-precision-overflow": [float16_without_loss_scaling],
+    "weights-not-loaded": [weights_not_loaded],
+    "stale-compile": [unfrozen_without_compile],
+    "nothing-trains": [all_frozen, rate_of_zero],
+    "backbone-frozen": [frozen_under_2e_5, frozen_under_5e_6],
+    "dropout-too-strong": [dropout_of_95_percent, dropout_of_99_percent],
+    "label-shape-broadcast": [loss_that_broadcasts, squared_loss_that_broadcasts],
+    "single-unit-softmax": [softmax_over_one_unit, softmax_layer_over_one_unit],
+    "sigmoid-twice": [sigmoid_layer_over_sigmoid, from_logits_of_a_sigmoid_in_a_lambda],
+    "logits-taken-for-probabilities": [logits_without_from_logits],
+    "loss-unsuited": [categorical_loss_of_one_unit, hinge_of_probabilities, squared_error],
+    "head-saturated": [head_drawn_too_large, bias_of_60, features_times_1000],
+    "optimizer-unsuited": [gradient_descent_at_1e_3, gradient_descent_at_5e_5, adadelta],
+    "gradient-clipped-to-nothing": [clipped_at_1e_9, clipped_values_at_1e_10],
+    "schedule-ends-early": [steps_counted_in_epochs, polynomial_decay_over_5_steps, warmup_of_10000_steps],
+    "learning-rate-too-high": [adam_by_name, rate_of_1e_2, rate_of_3e_3_with_warmup],
+    "learning-rate-too-low": [rate_of_1e_7, rate_of_1e_6_with_warmup, rate_of_1e_9],
+    "weight-decay-too-strong": [weight_decay_of_300, penalty_of_100],
+    "batch-too-small": [one_row_a_step, two_rows_a_step_at_3e_4],
+    "one-rate-cannot-fit": [features_divided_by_1000, mean_of_normalised_features],
+    "metric-misreads": [accuracy_of_equal_numbers, accuracy_of_logits, category_of_one_unit],
+    "overfitting": [many_epochs_on_few_rows],
+}
