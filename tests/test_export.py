@@ -3,7 +3,7 @@
 import errno
 import json
 import os
-import pathlib
+import shutil
 import subprocess
 import sys
 import threading
@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import VOCABULARY, build_tiny_backbone
-from tensorflow.core.protobuf import saved_model_pb2
 
-from bertbin_tf import data, evaluation, export
-from bertbin_tf.export import export_saved_model
+from bertbin_tf import data, evaluation
+from bertbin_tf.export import Servable, export_saved_model, extras, saved_model, verify
+from bertbin_tf.export.servable import REACHING_OUT, operations_of
 
 ODD_TEXTS = {
     "empty": "",
@@ -91,12 +91,16 @@ def serve(exported):
 
 @pytest.fixture
 def save(monkeypatch):
-    """Stands in for `tf.saved_model.save`, where only the folders matter: writes one file."""
+    """Stands in for all that is written into a version, where only its folder matters: one file, or what is given."""
 
-    def write(module, folder, signatures):
-        (pathlib.Path(folder) / "saved_model.pb").write_text("saved")
+    def stand_in(write):
+        monkeypatch.setattr(saved_model, "_save", lambda module, folder, signatures: write(folder))
 
-    monkeypatch.setattr(tf.saved_model, "save", write)
+    for name in ("write_warmup", "verify"):
+        monkeypatch.setattr(saved_model, name, lambda *arguments: None)
+    monkeypatch.setattr(extras.Golden, "write", lambda golden, folder: None)
+    stand_in(lambda folder: (folder / "saved_model.pb").write_text("saved"))
+    return stand_in
 
 
 def test_odd_texts_get_the_probability_of_the_keras_model(model, preprocessor, serve):
@@ -135,7 +139,7 @@ def test_tokens_signature_answers_like_the_text_signature(exported, preprocessor
 
 def test_signatures_are_as_documented(exported):
     signatures = tf.saved_model.load(str(exported)).signatures
-    assert set(signatures) == {"serving_default", "tokens"}
+    assert set(signatures) == {"serving_default", "tokens", "info"}
     for signature, inputs in {
         "serving_default": {"text": ([None], tf.string)},
         "tokens": dict.fromkeys(("token_ids", "segment_ids", "padding_mask"), ([None, None], tf.int32)),
@@ -223,9 +227,8 @@ def test_weights_are_stored_once(preprocessor, tmp_path):
 
 
 def test_only_core_and_text_operations_are_saved(exported):
-    graph = saved_model_pb2.SavedModel.FromString((exported / "saved_model.pb").read_bytes()).meta_graphs[0].graph_def
-    operations = {node.op for function in graph.library.function for node in function.node_def}
-    assert not operations & {"PyFunc", "EagerPyFunc", "PyFuncStateless"}
+    operations = operations_of(exported)
+    assert not operations & REACHING_OUT
     assert {op for op in operations if "Wordpiece" in op or "UTF8" in op or "Regex" in op} == {
         "CaseFoldUTF8",
         "FastWordpieceTokenizeWithOffsets",
@@ -291,26 +294,26 @@ def test_version_that_exists_is_refused_and_kept(model, preprocessor, tmp_path, 
     assert [path.name for path in tmp_path.rglob("*")] == [existing, "kept"]
 
 
-def test_watcher_never_sees_a_number_before_the_model_is_complete(model, preprocessor, tmp_path, monkeypatch):
-    def write(module, folder, signatures):
+def test_watcher_never_sees_a_number_before_the_model_is_complete(model, preprocessor, tmp_path, save):
+    def write(folder):
         seen.extend(os.listdir(tmp_path))
-        (pathlib.Path(folder) / "saved_model.pb").touch()
+        (folder / "saved_model.pb").touch()
 
     seen = []
-    monkeypatch.setattr(tf.saved_model, "save", write)
+    save(write)
     folder = export_saved_model(model, preprocessor, tmp_path)
     assert len(seen) == 1 and not seen[0].isdecimal()
     assert os.listdir(tmp_path) == ["1"] and os.listdir(folder) == ["saved_model.pb"]
 
 
 @pytest.mark.parametrize("failure", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
-def test_failing_save_leaves_the_folder_as_it_was(model, preprocessor, tmp_path, monkeypatch, failure):
-    def write(module, folder, signatures):
-        (pathlib.Path(folder) / "half").touch()
+def test_failing_save_leaves_the_folder_as_it_was(model, preprocessor, tmp_path, save, failure):
+    def write(folder):
+        (folder / "half").touch()
         raise failure
 
     (tmp_path / "1").mkdir()
-    monkeypatch.setattr(tf.saved_model, "save", write)
+    save(write)
     with pytest.raises(type(failure)):
         export_saved_model(model, preprocessor, tmp_path)
     assert [path.name for path in tmp_path.rglob("*")] == ["1"]
@@ -320,12 +323,13 @@ def test_exports_at_the_same_moment_get_versions_of_their_own(tmp_path):
     """All wait until each has written its model, then take their numbers at once."""
     barrier, published = threading.Barrier(6), []
 
-    def write(folder):
-        (folder / "owner").write_text(folder.name)
-        barrier.wait()
+    def write(folder, number):
+        (folder / "owner").write_text(f"{threading.get_ident()} {number}")
+        if number == 1:
+            barrier.wait()
 
     threads = [
-        threading.Thread(target=lambda: published.append(export._write_version(tmp_path, None, write)))
+        threading.Thread(target=lambda: published.append(saved_model._write_version(tmp_path, None, write)))
         for _ in range(6)
     ]
     for thread in threads:
@@ -333,15 +337,18 @@ def test_exports_at_the_same_moment_get_versions_of_their_own(tmp_path):
     for thread in threads:
         thread.join()
     assert sorted(path.name for path in published) == sorted(os.listdir(tmp_path)) == list("123456")
-    assert len({(path / "owner").read_text() for path in published}) == 6
+    owners = [(path / "owner").read_text().split() for path in published]
+    assert len({owner for owner, _ in owners}) == 6
+    assert [number for _, number in owners] == [path.name for path in published]
 
 
-def test_explicit_version_taken_in_the_meantime_is_refused(model, preprocessor, tmp_path, monkeypatch):
-    def write(module, folder, signatures):
+def test_explicit_version_taken_in_the_meantime_is_refused(model, preprocessor, tmp_path, save):
+    def write(folder):
+        (folder / "saved_model.pb").touch()
         (tmp_path / "3").mkdir()
         (tmp_path / "3" / "kept").touch()
 
-    monkeypatch.setattr(tf.saved_model, "save", write)
+    save(write)
     with pytest.raises(ValueError, match="Version 3 exists"):
         export_saved_model(model, preprocessor, tmp_path, version=3)
     assert [path.name for path in tmp_path.rglob("*")] == ["3", "kept"]
@@ -453,3 +460,107 @@ def test_real_checkpoint_answers_200_real_texts_as_keras_does(tmp_path):
     )
     stored = sum(file.stat().st_size for file in (folder / "variables").iterdir())
     assert stored <= 1.1 * 4 * model.count_params()
+
+
+def test_info_says_what_is_served_once_for_each_text(model, preprocessor, tmp_path):
+    facts = {"base_rate": 0.3, "preset": "tiny", "fingerprint": "ab12"}
+    folder = export_saved_model(model, preprocessor, tmp_path / "movies", temperature=1.5, threshold=0.4, facts=facts)
+    info = Servable(folder).info()
+    assert info == {
+        "name": "movies",
+        "version": 1,
+        "temperature": pytest.approx(1.5),
+        "threshold": pytest.approx(0.4),
+        "base_rate": pytest.approx(0.3),
+        "preset": "tiny",
+        "fingerprint": "ab12",
+    }
+    answers = load_signature(folder, "info")(text=tf.constant(["a", "b", "c"]))
+    assert {value.shape[0] for value in answers.values()} == {3}
+
+
+def test_servable_answers_like_the_signature(exported, serve):
+    texts = [*ODD_TEXTS.values()] * 6  # more than one batch
+    servable = Servable(exported)
+    for name, values in servable.answer(texts).items():
+        np.testing.assert_allclose(values, serve(text=tf.constant(texts))[name], rtol=0, atol=1e-6)
+    assert servable.answer([])["probability"].shape == (0,)
+    assert servable.version == 1 and servable.takes_text
+
+
+def test_servable_refuses_what_the_graph_cannot_take(exported):
+    servable = Servable(exported)
+    ids = {name: np.full((1, 4), 10**6, np.int32) for name in servable.signatures["tokens"].inputs}
+    with pytest.raises(ValueError, match="The model cannot take these inputs"):
+        servable.run(ids, "tokens")
+    with pytest.raises(ValueError, match='"other" not found in signature def'):
+        servable.run({}, "other")
+
+
+def test_warm_up_requests_are_those_of_tf_serving(exported):
+    requests = extras.read_warmup(exported)
+    assert [request.inputs["text"].tensor_shape.dim[0].size for request in requests] == [1, 1, 8, 8, 32, 32]
+    assert {(request.model_spec.name, request.model_spec.signature_name) for request in requests} == {
+        ("tiny", "serving_default")
+    }
+
+
+def test_verify_compares_with_what_was_noted_and_with_the_run(model, preprocessor, exported):
+    verification = verify(exported, predict=lambda texts: predict_with_keras(model, preprocessor, texts))
+    assert (verification.texts, verification.warmups) == (20, 6)
+    assert verification.difference <= 1e-6 and verification.run_difference <= 1e-6
+    with pytest.raises(ValueError, match="is not what the run answers"):
+        verify(exported, predict=lambda texts: np.zeros(len(texts)))
+
+
+def spoil(version, kind):
+    """Makes an exported version bad in one way."""
+    golden = version / "assets.extra" / "golden.json"
+    if kind == "no golden file":
+        golden.unlink()
+    elif kind == "golden file cut":
+        golden.write_bytes(golden.read_bytes()[:40])
+    elif kind == "golden texts are numbers":
+        golden.write_text(json.dumps({"texts": [1], "probabilities": [0.5], "run": ""}))
+    elif kind == "other answers noted":
+        content = json.loads(golden.read_text())
+        content["probabilities"][3] += 0.01
+        golden.write_text(json.dumps(content))
+    elif kind == "warm-up file cut":
+        file = version / "assets.extra" / "tf_serving_warmup_requests"
+        file.write_bytes(file.read_bytes()[:-7])
+    elif kind == "no graph":
+        (version / "saved_model.pb").unlink()
+    elif kind == "graph cut":
+        (version / "saved_model.pb").write_bytes((version / "saved_model.pb").read_bytes()[:1000])
+    elif kind == "no weights":
+        next((version / "variables").glob("*.index")).unlink()
+
+
+@pytest.mark.parametrize(
+    "kind, message",
+    [
+        ("no golden file", "has no golden file"),
+        ("golden file cut", "golden.json' is damaged"),
+        ("golden texts are numbers", "golden.json' is damaged: texts must be strings"),
+        ("other answers noted", "does not answer as the model did when it was exported"),
+        ("warm-up file cut", "tf_serving_warmup_requests' is damaged"),
+        ("no graph", "holds no SavedModel"),
+        ("graph cut", "holds no SavedModel"),
+        ("no weights", "cannot be loaded"),
+    ],
+)
+def test_bad_version_is_refused(exported, tmp_path, kind, message):
+    version = tmp_path / "2"
+    shutil.copytree(exported, version)
+    spoil(version, kind)
+    with pytest.raises(ValueError, match=message):
+        verify(version)
+
+
+def test_graph_that_reads_files_is_not_loaded(tmp_path):
+    module = tf.Module()
+    module.read = tf.function(tf.io.read_file, input_signature=[tf.TensorSpec([], tf.string)])
+    tf.saved_model.save(module, str(tmp_path / "1"), {"serving_default": module.read})
+    with pytest.raises(ValueError, match="is not loaded: its graph has the operations ReadFile"):
+        Servable(tmp_path / "1")

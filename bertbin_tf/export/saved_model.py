@@ -11,6 +11,9 @@ import keras
 import tensorflow as tf
 
 from bertbin_tf import data
+from bertbin_tf.export.extras import TEXTS, Golden, write_warmup
+from bertbin_tf.export.servable import versions_in
+from bertbin_tf.export.verification import verify
 from bertbin_tf.models import check_preprocessor
 
 _VERSION_EXISTS = (
@@ -25,16 +28,24 @@ def export_saved_model(
     *,
     temperature: float = 1.0,
     threshold: float = 0.5,
+    facts: dict[str, str | float] | None = None,
+    run: str | os.PathLike = "",
     version: int | None = None,
 ) -> pathlib.Path:
     """Writes a model and its tokenizer as one SavedModel, `path/<version>/`, that needs only TensorFlow and TF Text.
 
-    The signature `serving_default` goes from `text`, strings of shape `(batch,)`, to `probability`, float32 of shape
-    `(batch,)`, and `label`, int64 of shape `(batch,)`. The signature `tokens` takes what the preprocessor returns
-    instead, for servers that were built without TF Text. Texts are padded to the longest of their batch.
+    Its signatures, all of which take a batch of any size:
 
-    The version is written under a name that TF Serving ignores and then renamed, so that a server that watches `path`
-    never loads half of it. A version that exists is never overwritten, not by two exports at the same moment either.
+    * `serving_default` goes from `text`, strings of shape `(batch,)`, to `probability`, float32 of shape `(batch,)`,
+      and `label`, int64 of shape `(batch,)`. Texts are padded to the longest of their batch.
+    * `tokens` takes what the preprocessor returns instead, for servers that were built without TF Text.
+    * `info` says `name`, `version`, `temperature`, `threshold` and the `facts`, once for each `text`. It does not read
+      the texts; TF Serving's REST interface refuses a signature without inputs.
+
+    In `assets.extra/` lie requests that TF Serving warms up with, and texts with the probabilities that the model gives
+    before it is saved. The version is written under a name that TF Serving ignores, loaded as a server loads it,
+    compared with those probabilities, and only then renamed: a server that watches `path` never loads half of it. A
+    version that exists is never overwritten, not by two exports at the same moment either.
 
     Args:
         model: Functional `keras.Model` from token ids to a probability of shape `(batch, 1)`, whose last layer is the
@@ -44,6 +55,9 @@ def export_saved_model(
         temperature: Float > 0, the logit is divided by it. See `evaluation.fit_temperature`. Defaults to `1.0`.
         threshold: Float in (0, 1); `label` is 1 where `probability >= threshold`, after the temperature. See
             `evaluation.tune_threshold`. Defaults to `0.5`.
+        facts: Dict of strings and numbers that `info` says too, such as `base_rate`, `preset` and `fingerprint`.
+            Defaults to `None`.
+        run: The folder of the run, which `bertbin-tf verify` compares with where it finds it. Defaults to `""`.
         version: Integer >= 1. Defaults to the largest version in `path` plus 1.
 
     Returns:
@@ -70,8 +84,29 @@ def export_saved_model(
         raise ValueError(f"`threshold` must lie between 0 and 1, both excluded. Received: threshold={threshold}.")
     if version is not None and (not isinstance(version, int) or version < 1):
         raise ValueError(f"`version` must be an integer of at least 1, or None. Received: version={version!r}.")
-    if version in _list_versions(path := pathlib.Path(path)):
+    if version in versions_in(path := pathlib.Path(path)):
         raise ValueError(_VERSION_EXISTS.format(version=version, path=path))
+    name = path.resolve().name
+    facts = {"name": name, "temperature": float(temperature), "threshold": float(threshold)} | (facts or {})
+    signatures = _build_signatures(model, preprocessor, temperature, threshold)
+    probabilities = signatures["serving_default"](text=tf.constant(TEXTS))["probability"].numpy().tolist()
+    golden = Golden(TEXTS, tuple(probabilities), str(run))
+    # A bare module and not the Keras model, which is saved with every weight twice (keras-team/keras#23553). It must
+    # hold whatever the signatures read: the weights, and the lookup tables of which byte-pair tokenizers consist.
+    module = tf.Module()
+    module.weights = [weight.value for weight in model.weights]
+    module.tokenizer = preprocessor.tokenizer
+
+    def save(folder, number):
+        _save(module, folder, signatures | {"info": _build_info(facts | {"version": number})})
+        golden.write(folder)
+        write_warmup(folder, name)
+        verify(folder)
+
+    return _write_version(path, version, save)
+
+
+def _build_signatures(model, preprocessor, temperature, threshold):
     compute_logits = _find_logits(model)
     check_preprocessor(model, preprocessor)
 
@@ -90,18 +125,34 @@ def export_saved_model(
     def answer_tokens(**tokens):
         return answer(tokens)
 
-    signatures = {
+    return {
         "serving_default": answer_text.get_concrete_function(tf.TensorSpec([None], tf.string, name="text")),
         "tokens": answer_tokens.get_concrete_function(
             **{name: tf.TensorSpec(tensor.shape, tensor.dtype, name=name) for name, tensor in model.input.items()}
         ),
     }
-    # A bare module and not the Keras model, which is saved with every weight twice (keras-team/keras#23553). It must
-    # hold whatever the signatures read: the weights, and the lookup tables of which byte-pair tokenizers consist.
-    module = tf.Module()
-    module.weights = [weight.value for weight in model.weights]
-    module.tokenizer = preprocessor.tokenizer
-    return _write_version(path, version, lambda folder: tf.saved_model.save(module, str(folder), signatures))
+
+
+def _build_info(facts):
+    @tf.function
+    def info(text):
+        # One for each text, and not once: a server that batches requests splits the answers as it joined the texts.
+        return {
+            name: tf.fill(tf.shape(text), tf.constant(value, tf.int64 if isinstance(value, int) else None))
+            for name, value in facts.items()
+        }
+
+    return info.get_concrete_function(tf.TensorSpec([None], tf.string, name="text"))
+
+
+def _save(module, folder, signatures):
+    logger = tf.get_logger()
+    level = logger.level
+    try:
+        logger.setLevel("WARNING")  # it would announce the temporary name
+        tf.saved_model.save(module, str(folder), signatures)
+    finally:
+        logger.setLevel(level)
 
 
 def _find_logits(model):
@@ -138,37 +189,24 @@ def _find_logits(model):
 
 def _write_version(path, version, save):
     """Has a folder saved under a temporary name in `path`, and renames it to the version in one step."""
-    partial = path / f".tmp-{uuid.uuid4().hex}"  # TF Serving looks at names that are numbers only
-    try:
-        partial.mkdir(parents=True)
-    except OSError as error:
-        raise ValueError(
-            f"Cannot write to `path`. Received: '{path}' ({error.strerror}). Choose a folder that you may write to."
-        ) from error
-    logger = tf.get_logger()
-    level = logger.level
-    try:
-        logger.setLevel("WARNING")  # it would announce the temporary name
-        save(partial)
-        return _publish(partial, path, version)
-    finally:
-        logger.setLevel(level)
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _publish(partial, path, version):
     while True:
-        target = path / str(version or max(_list_versions(path), default=0) + 1)
+        number = version or max(versions_in(path), default=0) + 1
+        partial = path / f".tmp-{uuid.uuid4().hex}"  # TF Serving looks at names that are numbers only
         try:
-            os.replace(partial, target)
-            return target
-        except OSError as error:  # another export took that number since
+            partial.mkdir(parents=True)
+        except OSError as error:
+            raise ValueError(
+                f"Cannot write to `path`. Received: '{path}' ({error.strerror}). Choose a folder that you may write to."
+            ) from error
+        try:
+            save(partial, number)
+            os.replace(partial, path / str(number))
+            return path / str(number)
+        except OSError as error:
             if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
                 raise
             if version:
                 raise ValueError(_VERSION_EXISTS.format(version=version, path=path)) from error
-
-
-def _list_versions(path):
-    names = [child.name for child in path.iterdir()] if path.is_dir() else []
-    return {int(name) for name in names if name.isascii() and name.isdecimal()}
+            # Another export took that number since, and the graph says its own: once more, under the next one.
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
