@@ -22,8 +22,9 @@ ALLOWED = {
     "evaluation": set(),
     "recipe": {"data", "models", "optimizers", "metrics", "callbacks", "distribute", "evaluation"},
     "export": {"data", "models"},
+    "serving": {"export"},
     "doctor": {"optimizers"},
-    "cli": {"assets", "callbacks", "data", "doctor", "evaluation", "export", "recipe"},
+    "cli": {"assets", "callbacks", "data", "doctor", "evaluation", "export", "recipe", "serving"},
 }
 
 

@@ -485,7 +485,7 @@ def test_servable_answers_like_the_signature(exported, serve):
     for name, values in servable.answer(texts).items():
         np.testing.assert_allclose(values, serve(text=tf.constant(texts))[name], rtol=0, atol=1e-6)
     assert servable.answer([])["probability"].shape == (0,)
-    assert servable.version == 1 and servable.takes_text
+    assert servable.version == 1
 
 
 def test_servable_refuses_what_the_graph_cannot_take(exported):
@@ -521,7 +521,7 @@ def spoil(version, kind):
     elif kind == "golden file cut":
         golden.write_bytes(golden.read_bytes()[:40])
     elif kind == "golden texts are numbers":
-        golden.write_text(json.dumps({"texts": [1], "probabilities": [0.5], "run": ""}))
+        golden.write_text(json.dumps({"texts": [1], "probabilities": [0.5], "run": "", "fingerprint": ""}))
     elif kind == "other answers noted":
         content = json.loads(golden.read_text())
         content["probabilities"][3] += 0.01

@@ -1,4 +1,4 @@
-"""The command line: `bertbin-tf demo | train | evaluate | predict | doctor | export`.
+"""The command line: `bertbin-tf demo | train | evaluate | predict | export | verify | serve | doctor`.
 
 Only the standard library is imported here, so that `--help` answers at once.
 """
@@ -17,11 +17,11 @@ def main(argv: list[str] | None = None) -> int:
         argv: List of strings. Defaults to `None`: those that the process was started with.
     """
     arguments = vars(build_parser().parse_args(argv))
-    run, show_traceback = arguments.pop("run"), arguments.pop("traceback")
+    run, show_traceback, needs_keras = (arguments.pop(name) for name in ("run", "traceback", "needs_keras"))
     from bertbin_tf.cli import console
 
     try:
-        console.import_tensorflow()
+        console.import_tensorflow(needs_keras)
         run(**arguments)
     except (ValueError, OSError) as error:
         if show_traceback:

@@ -10,15 +10,14 @@ import traceback
 import warnings
 from pathlib import Path
 
-import tensorflow as tf
-import tensorflow_text  # noqa: F401  (registers the operations of an exported tokenizer)
-
 from bertbin_tf import data, evaluation
 from bertbin_tf.callbacks import LayerwiseLearningRateController
 from bertbin_tf.cli import console
 from bertbin_tf.cli.demo import demo
 from bertbin_tf.doctor import diagnose
-from bertbin_tf.export import export_saved_model
+from bertbin_tf.export import Servable, export_run
+from bertbin_tf.export.servable import find_version
+from bertbin_tf.export.verification import require_text
 from bertbin_tf.recipe import Recipe, load_run, plan, prepare
 from bertbin_tf.recipe import train as train_recipe
 from bertbin_tf.recipe.runs import write_whole
@@ -93,7 +92,7 @@ def predict(path: Path, source: str, text: str | None) -> None:
     """Writes one JSON object per text to standard output."""
     if not path.exists():
         raise ValueError(f"There is no '{path}'. Give the folder of a run, or of a SavedModel.")
-    saved_model = _find_saved_model(path)
+    saved_model = find_version(path)
     answer = _ask_saved_model(saved_model) if saved_model else _ask_run(path)
     if source == "-":
         # Undecodable bytes pass through to the tokenizer, which makes them `[UNK]`.
@@ -108,11 +107,8 @@ def predict(path: Path, source: str, text: str | None) -> None:
 
 def export(path: Path, target: Path, as_json: bool) -> None:
     """Writes a run as a SavedModel."""
-    run = _load(path)
     with console.status("Writing the SavedModel ..."):
-        folder = export_saved_model(
-            run.model, run.preprocessor, target, temperature=run.temperature, threshold=run.threshold
-        )
+        folder = export_run(load_run(path), path, target)
     if as_json:
         console.print_json({"path": str(folder), "version": int(folder.name)})
     else:
@@ -212,26 +208,11 @@ def _ask_run(path):
 
 def _ask_saved_model(path):
     with console.status("Loading the SavedModel ..."):
-        model = tf.saved_model.load(str(path))
-    signature = model.signatures.get("serving_default")
-    inputs = list(signature.structured_input_signature[1]) if signature else []
-    if inputs != ["text"] or not {"probability", "label"} <= set(signature.structured_outputs):
-        raise ValueError(
-            f"The SavedModel '{path}' does not go from text to a probability, as those of `bertbin-tf export` do. "
-            f"Received: the signatures {', '.join(model.signatures) or 'none'}; serving_default takes "
-            f"{', '.join(inputs) or 'nothing'}."
-        )
+        servable = Servable(path)
+    require_text(servable)
 
     def answer(texts):
-        outputs = [signature(text=tf.constant(texts[i : i + 64])) for i in range(0, len(texts), 64)]
-        return tuple(tf.concat([output[name] for output in outputs], axis=0) for name in ("probability", "label"))
+        answers = servable.answer(texts)
+        return answers["probability"], answers["label"]
 
     return answer
-
-
-def _find_saved_model(path):
-    """Returns the folder of a SavedModel: the path itself, or the latest version below it."""
-    if (path / "saved_model.pb").is_file():
-        return path
-    versions = [int(file.parent.name) for file in path.glob("*/saved_model.pb") if file.parent.name.isdecimal()]
-    return path / str(max(versions)) if versions else None

@@ -49,11 +49,14 @@ def print_json(content: dict) -> None:
     print(json.dumps(content, indent=2, default=str))
 
 
-def import_tensorflow() -> None:
+def import_tensorflow(with_keras: bool = True) -> None:
     """Imports TensorFlow without its greetings and shows warnings as single lines.
 
     TensorFlow writes half a dozen lines about CPUs and missing GPUs to standard error before anyone can set its log
     level. They are held back, and shown only if the import fails.
+
+    Args:
+        with_keras: Whether to import keras-nlp too. Defaults to `True`.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     warnings.showwarning = _show_warning
@@ -62,9 +65,11 @@ def import_tensorflow() -> None:
         with console.status("Loading TensorFlow ..."):
             os.dup2(greetings.fileno(), 2)
             try:
-                import keras_nlp  # noqa: F401
                 import tensorflow as tf
                 import tensorflow_text  # noqa: F401
+
+                if with_keras:
+                    import keras_nlp  # noqa: F401
 
                 tf.get_logger().setLevel("ERROR")  # its warnings are about retracing, which is ours to mend
             except BaseException:

@@ -12,7 +12,7 @@ import numpy as np
 
 from bertbin_tf import assets, data, evaluation
 from bertbin_tf.cli import console
-from bertbin_tf.export import export_saved_model
+from bertbin_tf.export import export_run
 from bertbin_tf.recipe import Recipe, load_run, train
 
 TRAIN_DATA, TEST_DATA = "vader/movies:train", "vader/movies:test"
@@ -55,9 +55,7 @@ def demo(quick: bool, compare: bool, as_json: bool) -> None:
     _say("Exporting, and asking the exported model in a fresh process ...", as_json)
     run = load_run(folder / "ours")
     with console.status("Writing the SavedModel ..."):
-        version = export_saved_model(
-            run.model, run.preprocessor, SAVED_MODEL, temperature=run.temperature, threshold=run.threshold
-        )
+        version = export_run(run, folder / "ours", SAVED_MODEL)
     with console.status("Starting a fresh process ..."):
         answers = _ask(version)
     if np.abs(run.predict(TEXTS) - answers["probability"]).max() > 1e-5:

@@ -9,6 +9,7 @@ from pathlib import Path
 from bertbin_tf import __version__
 from bertbin_tf.recipe import Recipe
 from bertbin_tf.recipe.fields import field_type
+from bertbin_tf.serving.limits import Limits
 
 
 class _Parser(argparse.ArgumentParser):
@@ -64,6 +65,32 @@ def build_parser() -> argparse.ArgumentParser:
     export.add_argument("path", type=Path, metavar="RUN", help="folder that train wrote")
     export.add_argument("target", type=Path, metavar="saved_models/NAME", help="gets a folder for the next version")
 
+    verify = _add(commands, "verify", "load a SavedModel as a server does, and compare its answers with those noted")
+    verify.add_argument("path", type=Path, metavar="saved_models/NAME/VERSION", help="or saved_models/NAME: the latest")
+    verify.add_argument(
+        "--run",
+        dest="run_path",
+        type=Path,
+        metavar="RUN",
+        help="compare with this run too (default: its own, if there)",
+    )
+
+    serve = _add(commands, "serve", "answer over HTTP as TF Serving does, and take up new versions")
+    serve.add_argument("path", type=Path, metavar="saved_models/NAME", help="the folder that export wrote")
+    serve.add_argument("--host", default="127.0.0.1", help="address to bind (default: %(default)s, this machine only)")
+    serve.add_argument("--port", type=int, default=8501, help="(default: %(default)s)")
+    serve.add_argument(
+        "--label", dest="labels", action="append", default=[], metavar="NAME=VERSION", help="serve this one as NAME too"
+    )
+    for field in dataclasses.fields(Limits):
+        serve.add_argument(
+            f"--max-{field.name.replace('_', '-')}",
+            type=field.type,
+            default=field.default,
+            metavar=field.type.__name__.upper(),
+            help=f"most {field.metadata['help']} (default: %(default)s)",
+        )
+
     doctor = _add(commands, "doctor", "say why a model does not train, and try the cure")
     doctor.add_argument(
         "source", metavar="RECIPE.json|MODULE:BUILD", help="a recipe, or a function that returns (model, train_data)"
@@ -72,7 +99,7 @@ def build_parser() -> argparse.ArgumentParser:
     doctor.add_argument("--treat", action="store_true", help="apply what a program can apply, and train for an epoch")
     doctor.add_argument("--output-dir", type=Path, metavar="DIR", help="where the treated model.keras goes")
 
-    for command in (demo, train, evaluate, export, doctor):
+    for command in (demo, train, evaluate, export, verify, doctor):
         command.add_argument("--json", dest="as_json", action="store_true", help="print JSON, for machines")
     return parser
 
@@ -80,13 +107,16 @@ def build_parser() -> argparse.ArgumentParser:
 def _add(commands, name, help):
     command = commands.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")
     command.add_argument("--traceback", action="store_true", help="show where an error came from")
-    command.set_defaults(run=functools.partial(_run, name))
+    # A server loads no Keras models, and does not wait for the packages that have them.
+    needs_keras = name not in ("verify", "serve")
+    module = "bertbin_tf.cli.commands" if needs_keras else "bertbin_tf.cli.serving"
+    command.set_defaults(run=functools.partial(_run, module, name), needs_keras=needs_keras)
     return command
 
 
-def _run(name, **arguments):
+def _run(module, name, **arguments):
     # Found when it is run, for it imports TensorFlow.
-    return getattr(importlib.import_module("bertbin_tf.cli.commands"), name)(**arguments)
+    return getattr(importlib.import_module(module), name)(**arguments)
 
 
 def _default(field):

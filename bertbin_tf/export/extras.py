@@ -1,6 +1,7 @@
 """What lies beside the graph in `assets.extra/`: requests that warm a server up, and answers that it must give."""
 
 import dataclasses
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -50,11 +51,13 @@ class Golden:
         texts: Sequence of strings.
         probabilities: Sequence of floats in [0, 1], one for each text.
         run: String, the folder of the run that was exported, as it was given. Defaults to `""`: unknown.
+        fingerprint: String, the SHA-256 of that run's model.keras. Defaults to `""`.
     """
 
     texts: tuple[str, ...]
     probabilities: tuple[float, ...]
     run: str = ""
+    fingerprint: str = ""
 
     @classmethod
     def read(cls, version: str | os.PathLike) -> "Golden | None":
@@ -68,7 +71,12 @@ class Golden:
             return None
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
-            golden = cls(tuple(content["texts"]), tuple(map(float, content["probabilities"])), str(content["run"]))
+            golden = cls(
+                tuple(content["texts"]),
+                tuple(map(float, content["probabilities"])),
+                str(content["run"]),
+                str(content["fingerprint"]),
+            )
             if not golden.texts or len(golden.texts) != len(golden.probabilities):
                 raise ValueError("as many probabilities as texts are needed, and one at least")
             if not all(isinstance(text, str) for text in golden.texts):
@@ -129,3 +137,9 @@ def predict_request(
     spec = model_pb2.ModelSpec(name=name, signature_name=signature)
     tensors = {key: tf.make_tensor_proto(value) for key, value in inputs.items()}
     return predict_pb2.PredictRequest(model_spec=spec, inputs=tensors)
+
+
+def fingerprint_of(run: Path) -> str:
+    """Returns the SHA-256 of the model.keras in the folder of a run, or `""` if there is none."""
+    file = run / "model.keras"
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""

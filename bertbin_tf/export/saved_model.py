@@ -11,7 +11,7 @@ import keras
 import tensorflow as tf
 
 from bertbin_tf import data
-from bertbin_tf.export.extras import TEXTS, Golden, write_warmup
+from bertbin_tf.export.extras import TEXTS, Golden, fingerprint_of, write_warmup
 from bertbin_tf.export.servable import versions_in
 from bertbin_tf.export.verification import verify
 from bertbin_tf.models import check_preprocessor
@@ -90,7 +90,7 @@ def export_saved_model(
     facts = {"name": name, "temperature": float(temperature), "threshold": float(threshold)} | (facts or {})
     signatures = _build_signatures(model, preprocessor, temperature, threshold)
     probabilities = signatures["serving_default"](text=tf.constant(TEXTS))["probability"].numpy().tolist()
-    golden = Golden(TEXTS, tuple(probabilities), str(run))
+    golden = Golden(TEXTS, tuple(probabilities), str(run), str(facts.get("fingerprint", "")))
     # A bare module and not the Keras model, which is saved with every weight twice (keras-team/keras#23553). It must
     # hold whatever the signatures read: the weights, and the lookup tables of which byte-pair tokenizers consist.
     module = tf.Module()
@@ -104,6 +104,35 @@ def export_saved_model(
         verify(folder)
 
     return _write_version(path, version, save)
+
+
+def export_run(run, folder: str | os.PathLike, path: str | os.PathLike) -> pathlib.Path:
+    """Writes a finished run as a SavedModel, with all that is known of it.
+
+    Args:
+        run: The `recipe.Run`.
+        folder: The folder that it was loaded from.
+        path: Folder of the model, as for `export_saved_model`.
+
+    Returns:
+        `pathlib.Path` of the version's folder.
+
+    Raises:
+        ValueError: As `export_saved_model`.
+
+    Example:
+    >>> folder = export_run(load_run("runs/reviews"), "runs/reviews", "saved_models/reviews")
+    """
+    fingerprint = fingerprint_of(pathlib.Path(folder))
+    return export_saved_model(
+        run.model,
+        run.preprocessor,
+        path,
+        temperature=run.temperature,
+        threshold=run.threshold,
+        facts={"base_rate": run.base_rate, "preset": run.recipe.preset, "fingerprint": fingerprint},
+        run=folder,
+    )
 
 
 def _build_signatures(model, preprocessor, temperature, threshold):

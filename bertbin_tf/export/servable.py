@@ -65,16 +65,6 @@ class Servable:
         self.signatures = {name: loaded.signature_def[name] for name in names}
         self._calls = {name: self._make_call(signature) for name, signature in self.signatures.items()}
 
-    @property
-    def takes_text(self) -> bool:
-        """Whether it goes from `text` to `probability` and `label`, as those of `export_saved_model` do."""
-        signature = self.signatures.get(DEFAULT_SIGNATURE)
-        return (
-            signature is not None
-            and list(signature.inputs) == ["text"]
-            and {"probability", "label"} <= set(signature.outputs)
-        )
-
     def run(self, inputs: dict[str, np.ndarray], signature: str = DEFAULT_SIGNATURE) -> dict[str, np.ndarray]:
         """Returns the outputs of a signature by name.
 
@@ -111,11 +101,7 @@ class Servable:
         """Returns what the signature `info` says of the model: its name, version, threshold ...; empty without one."""
         if "info" not in self.signatures:
             return {}
-        values = {name: value[0] for name, value in self.run({"text": as_bytes([""])}, "info").items()}
-        return {
-            name: value.decode(errors="replace") if isinstance(value, bytes) else value.item()
-            for name, value in values.items()
-        }
+        return first_of(self.run({"text": as_bytes([""])}, "info"))
 
     def close(self) -> None:
         """Frees the weights. What still runs is cancelled."""
@@ -134,6 +120,15 @@ def as_bytes(texts: Sequence[str | bytes]) -> np.ndarray:
     array = np.empty(len(texts), object)
     array[:] = [text if isinstance(text, bytes) else text.encode("utf-8", errors="replace") for text in texts]
     return array
+
+
+def first_of(outputs: dict[str, np.ndarray]) -> dict[str, str | int | float]:
+    """Returns the first value of each output, as Python has it."""
+    values = {name: array[0] for name, array in outputs.items()}
+    return {
+        name: value.decode(errors="replace") if isinstance(value, bytes) else value.item()
+        for name, value in values.items()
+    }
 
 
 def operations_of(path: str | os.PathLike) -> frozenset[str]:

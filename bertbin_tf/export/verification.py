@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from bertbin_tf.export.extras import Golden, read_warmup
-from bertbin_tf.export.servable import Servable
+from bertbin_tf.export.servable import DEFAULT_SIGNATURE, Servable
 
 # Ten times what another machine, other batches or another number of threads were seen to make of float32.
 TOLERANCE = 1e-5
@@ -91,11 +91,7 @@ def check(servable: Servable, *, tolerance: float = TOLERANCE, needs_golden: boo
     """
     started = time.perf_counter()
     path = servable.path
-    if not servable.takes_text:
-        raise ValueError(
-            f"The SavedModel '{path}' does not go from text to a probability, as those of `bertbin-tf export` do. "
-            f"Received: the signatures {', '.join(servable.signatures) or 'none'}."
-        )
+    require_text(servable)
     requests = read_warmup(path)
     for request in requests:
         inputs = {name: tf.make_ndarray(tensor) for name, tensor in request.inputs.items()}
@@ -119,6 +115,22 @@ def check(servable: Servable, *, tolerance: float = TOLERANCE, needs_golden: boo
         len(requests),
         time.perf_counter() - started,
     )
+
+
+def require_text(servable: Servable) -> None:
+    """Raises if a SavedModel is not one that goes from text to a probability.
+
+    Raises:
+        ValueError: If so.
+    """
+    signature = servable.signatures.get(DEFAULT_SIGNATURE)
+    inputs = list(signature.inputs) if signature else []
+    if inputs != ["text"] or not {"probability", "label"} <= set(signature.outputs):
+        raise ValueError(
+            f"The SavedModel '{servable.path}' does not go from text to a probability, as those of `bertbin-tf export` "
+            f"do. Received: the signatures {', '.join(servable.signatures) or 'none'}; {DEFAULT_SIGNATURE} takes "
+            f"{', '.join(inputs) or 'nothing'}."
+        )
 
 
 def _difference(probabilities, expected):

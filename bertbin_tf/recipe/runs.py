@@ -35,6 +35,7 @@ class Run:
         preprocessor: The keras-nlp preprocessor that turns texts into those tokens.
         temperature: Float > 0, what logits are divided by. Defaults to `1.0`.
         threshold: Float in (0, 1), from which calibrated probability on a text is called positive. Defaults to `0.5`.
+        base_rate: Float in (0, 1), the share of positive labels in the training data. Defaults to `0.5`.
         validation: The `Evaluation` of the calibrated probabilities on the validation texts. Defaults to `None`.
     """
 
@@ -43,6 +44,7 @@ class Run:
     preprocessor: Any
     temperature: float = 1.0
     threshold: float = 0.5
+    base_rate: float = 0.5
     validation: evaluation.Evaluation | None = None
 
     def predict(self, texts: Sequence[str | bytes], *, batch_size: int = 64, verbose: str | int = 0) -> np.ndarray:
@@ -94,6 +96,7 @@ def load_run(path: str | os.PathLike) -> Run:
             load_preprocessor(str(path / "preprocessor"), recipe.sequence_length),
             temperature=metrics["temperature"],
             threshold=metrics["threshold"],
+            base_rate=metrics["train_base_rate"],
             validation=evaluation.Evaluation(**metrics["validation"]),
         )
     except (ValueError, KeyError, TypeError, OSError) as error:

@@ -1,0 +1,211 @@
+"""The other end: texts in, probabilities out, from TF Serving or from `bertbin-tf serve`."""
+
+import base64
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import requests
+
+TEXTS_AT_ONCE = 128
+
+
+class ServerError(RuntimeError):
+    """The server could not be reached, or said no. The message is the server's."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Answers:
+    """What a server answers to some texts, in their order.
+
+    Args:
+        probability: Float32 array of shape `(n,)`, in [0, 1].
+        label: Int64 array of shape `(n,)`, of 0 and 1.
+    """
+
+    probability: np.ndarray
+    label: np.ndarray
+
+
+class RestClient:
+    """Asks a server over HTTP: TF Serving or `bertbin-tf serve`, which cannot be told apart.
+
+    Args:
+        name: String, the name of the model.
+        url: String. Defaults to `"http://127.0.0.1:8501"`.
+        version: Int, the version to ask. Defaults to `None`: the highest that is served.
+        label: String, the label of the version to ask. Defaults to `None`.
+        seconds: Float > 0, to wait for each answer. Defaults to `30.0`.
+
+    Raises:
+        ValueError: If both `version` and `label` are given.
+
+    Example:
+    >>> client = RestClient("movies")
+    >>> client.predict(["a great film"]).probability
+    array([0.97], dtype=float32)
+    """
+
+    def __init__(
+        self,
+        name: str,
+        url: str = "http://127.0.0.1:8501",
+        *,
+        version: int | None = None,
+        label: str | None = None,
+        seconds: float = 30.0,
+    ):
+        _check_one(version, label)
+        self._model = f"{url.rstrip('/')}/v1/models/{requests.utils.quote(name, safe='')}"
+        self._which = "" if version is None else f"/versions/{version}"
+        if label is not None:
+            self._which = f"/labels/{requests.utils.quote(label, safe='')}"
+        self._seconds = seconds
+        self._session = requests.Session()  # one connection for all requests
+        self._session.trust_env = False  # no proxy between a client and its server
+
+    def predict(self, texts: Sequence[str | bytes]) -> Answers:
+        """Returns the `Answers` to some texts, of which 128 are sent at a time.
+
+        Args:
+            texts: Strings, or bytes in UTF-8 or not.
+
+        Raises:
+            ServerError: If the server cannot be reached or refuses.
+        """
+        instances = [_to_json(text) for text in texts]
+        predictions = []
+        for start in range(0, len(instances), TEXTS_AT_ONCE):
+            body = {"instances": instances[start : start + TEXTS_AT_ONCE]}
+            predictions += self._ask("post", f"{self._which}:predict", json=body)["predictions"]
+        return Answers(
+            np.array([prediction["probability"] for prediction in predictions], "float32"),
+            np.array([prediction["label"] for prediction in predictions], "int64"),
+        )
+
+    def info(self) -> dict:
+        """Returns what the model says of itself: name, version, threshold ...
+
+        Raises:
+            ServerError: As `predict`.
+        """
+        body = {"signature_name": "info", "instances": [""]}
+        return self._ask("post", f"{self._which}:predict", json=body)["predictions"][0]
+
+    def versions(self) -> dict[int, str]:
+        """Returns the state of each version, such as `{2: "AVAILABLE"}`.
+
+        Raises:
+            ServerError: As `predict`.
+        """
+        statuses = self._ask("get", "")["model_version_status"]
+        return {int(status["version"]): status["state"] for status in statuses}
+
+    def _ask(self, method, path, **options):
+        try:
+            response = self._session.request(method, self._model + path, timeout=self._seconds, **options)
+            content = response.json()
+        except requests.RequestException as error:
+            raise ServerError(f"{self._model} cannot be asked: {error}") from error
+        if not response.ok:
+            raise ServerError(f"{self._model}: {content.get('error', response.reason)} ({response.status_code})")
+        return content
+
+
+class GrpcClient:
+    """Asks TF Serving over gRPC, with the stubs of tensorflow-serving-api.
+
+    Args:
+        name: String, the name of the model.
+        target: String. Defaults to `"127.0.0.1:8500"`.
+        version: Int, the version to ask. Defaults to `None`: the highest that is served.
+        label: String, the label of the version to ask. Defaults to `None`.
+        credentials: `grpc.ChannelCredentials`. Defaults to `None`: without encryption.
+        seconds: Float > 0, to wait for each answer. Defaults to `30.0`.
+
+    Raises:
+        ValueError: If both `version` and `label` are given.
+
+    Example:
+    >>> GrpcClient("movies").predict(["a great film"]).label
+    array([1])
+    """
+
+    def __init__(
+        self,
+        name: str,
+        target: str = "127.0.0.1:8500",
+        *,
+        version: int | None = None,
+        label: str | None = None,
+        credentials=None,
+        seconds: float = 30.0,
+    ):
+        import grpc  # here, for whoever asks over HTTP needs neither it nor TensorFlow
+        from tensorflow_serving.apis import prediction_service_pb2_grpc
+
+        _check_one(version, label)
+        self._name, self._version, self._label, self._seconds = name, version, label, seconds
+        self._target = target
+        if credentials is None:
+            channel = grpc.insecure_channel(target)
+        else:
+            channel = grpc.secure_channel(target, credentials)
+        self._stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+
+    def predict(self, texts: Sequence[str | bytes]) -> Answers:
+        """Returns the `Answers` to some texts, of which 128 are sent at a time.
+
+        Args:
+            texts: Strings, or bytes in UTF-8 or not.
+
+        Raises:
+            ServerError: If the server cannot be reached or refuses.
+        """
+        parts = [texts[start : start + TEXTS_AT_ONCE] for start in range(0, len(texts), TEXTS_AT_ONCE)]
+        answers = [self._ask(part, "serving_default") for part in parts]
+        if not answers:
+            return Answers(np.zeros(0, "float32"), np.zeros(0, "int64"))
+        return Answers(*(np.concatenate([answer[name] for answer in answers]) for name in ("probability", "label")))
+
+    def info(self) -> dict:
+        """Returns what the model says of itself: name, version, threshold ...
+
+        Raises:
+            ServerError: As `predict`.
+        """
+        from bertbin_tf.export.servable import first_of
+
+        return first_of(self._ask([""], "info"))
+
+    def _ask(self, texts, signature):
+        import grpc
+        import tensorflow as tf
+
+        from bertbin_tf.export.extras import predict_request
+        from bertbin_tf.export.servable import as_bytes
+
+        request = predict_request(self._name, {"text": as_bytes(texts)}, signature)
+        if self._version is not None:
+            request.model_spec.version.value = self._version
+        if self._label is not None:
+            request.model_spec.version_label = self._label
+        try:
+            response = self._stub.Predict(request, timeout=self._seconds)
+        except grpc.RpcError as error:
+            raise ServerError(f"{self._target}: {error.details()} ({error.code().name})") from error
+        return {name: tf.make_ndarray(tensor) for name, tensor in response.outputs.items()}
+
+
+def _check_one(version, label):
+    if version is not None and label is not None:
+        raise ValueError(f"Give `version` or `label`, not both. Received: version={version}, label={label!r}")
+
+
+def _to_json(text):
+    """Returns a text as JSON has it: as it is, or in base64 where it is not UTF-8."""
+    encoded = text if isinstance(text, bytes) else text.encode(errors="replace")
+    try:
+        return encoded.decode()
+    except UnicodeDecodeError:
+        return {"b64": base64.b64encode(encoded).decode()}

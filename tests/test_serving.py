@@ -1,0 +1,395 @@
+"""The server and its clients: TF Serving's answers to right and wrong requests, and nobody's answer lost in a swap."""
+
+import base64
+import concurrent.futures
+import contextlib
+import functools
+import json
+import shutil
+import socket
+import sys
+import threading
+import time
+
+import grpc
+import numpy as np
+import pytest
+import requests
+import tensorflow as tf
+from conftest import build_tiny_backbone
+from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+from test_export import build_model, build_preprocessor
+
+from bertbin_tf.export import Servable, export_saved_model
+from bertbin_tf.serving import GrpcClient, Limits, ModelServer, RestClient, ServerError
+
+TEXTS = ["a great film", "the movie was very dull .", "", "superb !", "góod", "not\0good", "film " * 40]
+
+
+@pytest.fixture(scope="module")
+def preprocessor():
+    return build_preprocessor()
+
+
+@pytest.fixture(scope="module")
+def exported(preprocessor, tmp_path_factory):
+    """Two versions, with other weights."""
+    path = tmp_path_factory.mktemp("models") / "tiny"
+    model = build_model(build_tiny_backbone())
+    export_saved_model(model, preprocessor, path)
+    model.get_layer(index=-2).bias.assign([1.5])
+    export_saved_model(model, preprocessor, path, threshold=0.9)
+    return path
+
+
+@pytest.fixture(scope="module")
+def expected(exported):
+    """The probabilities of `TEXTS` by version."""
+    return {version: Servable(exported / str(version)).answer(TEXTS)["probability"] for version in (1, 2)}
+
+
+@contextlib.contextmanager
+def serving(path, **options):
+    """Serves a folder from a thread, and yields the address and the lines that were reported."""
+    lines = []
+    server = ModelServer(path, port=0, poll_seconds=0.1, report=lines.append, **options)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    wait_for(lambda: any("answers at" in line for line in lines) or not thread.is_alive())
+    try:
+        yield f"http://127.0.0.1:{server.port}", lines
+    finally:
+        server.stop()
+        thread.join(30)
+        assert not thread.is_alive()
+
+
+def wait_for(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to pass"
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def url(exported):
+    limits = Limits(body_bytes=20_000, rows=50, text_bytes=1000)
+    with serving(exported, labels={"stable": 1}, limits=limits) as (url, _):
+        yield url
+
+
+def ask(url, body, path="/v1/models/tiny:predict"):
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return requests.post(url + path, data=data, timeout=60)
+
+
+def test_highest_version_answers_in_rows_and_columns(url, expected):
+    rows = ask(url, {"instances": TEXTS}).json()["predictions"]
+    assert [row["probability"] for row in rows] == pytest.approx(expected[2].tolist(), abs=1e-6)
+    assert [row["label"] for row in rows] == [int(probability >= 0.9) for probability in expected[2]]
+    named = ask(url, {"instances": [{"text": text} for text in TEXTS], "signature_name": "serving_default"})
+    assert named.json()["predictions"] == rows
+    for inputs in (TEXTS, {"text": TEXTS}):
+        columns = ask(url, {"inputs": inputs}).json()["outputs"]
+        assert columns["probability"] == pytest.approx([row["probability"] for row in rows], abs=1e-6)
+    assert ask(url, {"inputs": []}).json() == {"outputs": {"probability": [], "label": []}}
+
+
+def test_version_and_label_choose(url, expected):
+    for which, version in (("versions/1", 1), ("versions/2", 2), ("labels/stable", 1)):
+        rows = ask(url, {"instances": TEXTS}, f"/v1/models/tiny/{which}:predict").json()["predictions"]
+        assert [row["probability"] for row in rows] == pytest.approx(expected[version].tolist(), abs=1e-6)
+
+
+def test_text_that_is_not_utf_8_comes_in_base64(url, exported):
+    texts = [b"good \xff film", b"good film"]
+    instances = [{"b64": base64.b64encode(text).decode()} for text in texts]
+    rows = ask(url, {"instances": instances}).json()["predictions"]
+    assert [row["probability"] for row in rows] == pytest.approx(
+        Servable(exported / "2").answer(texts)["probability"].tolist(), abs=1e-6
+    )
+
+
+def test_tokens_and_info_are_asked_for_by_name(url, preprocessor, expected):
+    from bertbin_tf import data
+
+    tokens = {name: value.numpy() for name, value in data.encode(preprocessor, tf.constant(TEXTS)).items()}
+    rows = [{name: value[i].tolist() for name, value in tokens.items()} for i in range(len(TEXTS))]
+    for request in (
+        {"signature_name": "tokens", "instances": rows},
+        {"signature_name": "tokens", "inputs": {name: value.tolist() for name, value in tokens.items()}},
+    ):
+        answer = ask(url, request).json()
+        if "predictions" in answer:
+            probabilities = [row["probability"] for row in answer["predictions"]]
+        else:
+            probabilities = answer["outputs"]["probability"]
+        assert probabilities == pytest.approx(expected[2].tolist(), abs=1e-6)
+    info = ask(url, {"signature_name": "info", "instances": [""]}).json()["predictions"][0]
+    assert (info["name"], info["version"], info["threshold"]) == ("tiny", 2, 0.9)
+
+
+def test_status_and_metadata_are_those_of_tf_serving(url):
+    status = requests.get(url + "/v1/models/tiny", timeout=60).json()
+    ok = {"error_code": "OK", "error_message": ""}
+    assert status == {"model_version_status": [{"version": str(n), "state": "AVAILABLE", "status": ok} for n in (1, 2)]}
+    one = requests.get(url + "/v1/models/tiny/versions/2", timeout=60).json()
+    assert one["model_version_status"] == status["model_version_status"][1:]
+    metadata = requests.get(url + "/v1/models/tiny/metadata", timeout=60).json()
+    assert metadata["model_spec"] == {"name": "tiny", "signature_name": "", "version": "2"}
+    signature = metadata["metadata"]["signature_def"]["signature_def"]["serving_default"]
+    assert signature["inputs"]["text"]["dtype"] == "DT_STRING"
+    assert signature["outputs"]["probability"]["tensor_shape"]["dim"] == [{"size": "-1", "name": ""}]
+
+
+def test_health_metrics_and_description_are_there(url):
+    ask(url, {"instances": ["good"]})
+    assert requests.get(url + "/health", timeout=60).json() == {"status": "AVAILABLE", "version": "2"}
+    metrics = requests.get(url + "/monitoring/prometheus/metrics", timeout=60).text
+    values = dict(line.rsplit(" ", 1) for line in metrics.splitlines() if not line.startswith("#"))
+    assert float(values['bertbin_tf_requests_total{method="predict",status="200"}']) >= 1
+    assert float(values["bertbin_tf_rows_total"]) >= 1 and float(values["bertbin_tf_version"]) == 2
+    assert "/v1/models/tiny:predict" in requests.get(url + "/openapi.json", timeout=60).json()["paths"]
+
+
+@pytest.mark.parametrize(
+    "body, message",
+    [
+        (b"", "The document is empty"),
+        (b"{", "JSON Parse error"),
+        (b"\xff\xfe", "not UTF-8 at offset: 0"),
+        (b"[" * 19_000, "JSON Parse error"),
+        (b'{"instances": ' + b"9" * 5000 + b"}", "JSON Parse error"),
+        (b'{"instances": ["\\ud800"]}', "surrogate pair in string is invalid"),
+        ([], "Is not object"),
+        ({"texts": ["a"]}, "Missing 'inputs' or 'instances' key"),
+        ({"instances": ["a"], "inputs": ["a"]}, "only one of"),
+        ({"instances": "a"}, "to be a list/array"),
+        ({"instances": []}, "No values in 'instances' array"),
+        ({"instances": [1]}, "Type: Number is not of expected type: string"),
+        ({"instances": [None]}, "Type: Null"),
+        ({"instances": [True]}, "Type: Boolean"),
+        ({"instances": [["a"]]}, "Type: Array"),
+        ({"instances": ["a", {"text": "b"}]}, "Expecting value/list at item 1"),
+        ({"instances": [{"text": "b"}, "a"]}, "Expecting object at item 1"),
+        ({"instances": [{"words": "a"}]}, "keys must be equal to: text"),
+        ({"instances": [{"text": "a", "more": 1}]}, "keys must be equal to: text"),
+        ({"instances": [{"b64": "?"}]}, "Unable to base64 decode"),
+        ({"inputs": {"words": ["a"]}}, "Missing named input: text"),
+        ({"inputs": "a"}, "is not a list nested 1 deep"),
+        ({"instances": ["a"], "signature_name": 1}, "'signature_name' key must be a string"),
+        ({"instances": ["a"], "signature_name": "other"}, 'signature name: "other" not found'),
+        ({"signature_name": "tokens", "instances": [[1, 2]]}, "expecting list of objects"),
+        ({"instances": ["a"] * 51}, "may have 50 rows. Received: 51"),
+        ({"instances": ["a" * 1001]}, "may have 1000 bytes"),
+    ],
+)
+def test_bad_request_is_told_what_is_wrong(url, body, message):
+    response = ask(url, body)
+    assert response.status_code == 400
+    assert list(response.json()) == ["error"] and message in response.json()["error"]
+
+
+def test_ids_beyond_the_vocabulary_are_refused_and_nobody_else_is(url, expected):
+    row = {name: [10**6, 1] for name in ("token_ids", "segment_ids", "padding_mask")}
+    with concurrent.futures.ThreadPoolExecutor(8) as threads:
+        bad = [threads.submit(ask, url, {"signature_name": "tokens", "instances": [row]}) for _ in range(8)]
+        good = [threads.submit(ask, url, {"instances": TEXTS}) for _ in range(8)]
+    assert {future.result().status_code for future in bad} == {400}
+    for future in good:
+        rows = future.result().json()["predictions"]
+        assert [row["probability"] for row in rows] == pytest.approx(expected[2].tolist(), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "method, path, status, message",
+    [
+        ("POST", "/v1/models/other:predict", 404, "Servable not found for request: Latest(other)"),
+        ("POST", "/v1/models/tiny/versions/7:predict", 404, "Specific(tiny, 7)"),
+        ("POST", "/v1/models/tiny/labels/beta:predict", 404, "Unrecognized servable version label: beta"),
+        ("POST", "/v1/models/tiny/versions/99999999999999999999:predict", 400, "Failed to convert version"),
+        ("POST", "/v1/models/tiny:classify", 400, "Expected classify signature"),
+        ("GET", "/v1/models/tiny:predict", 400, "Malformed request: GET /v1/models/tiny:predict"),
+        ("DELETE", "/v1/models/tiny", 400, "Malformed request"),
+        ("GET", "/v1/models/tiny/versions/x", 400, "Malformed request"),
+        ("GET", "/v1/models/tiny/versions/7", 404, "Could not find any versions of model tiny version 7"),
+        ("GET", "/", 400, "Malformed request"),
+        ("GET", "/v1/models/../../etc/passwd", 400, "Malformed request"),
+    ],
+)
+def test_wrong_path_is_told_what_is_wrong(url, method, path, status, message):
+    request = requests.Request(method, url, json={"instances": ["a"]} if method == "POST" else None).prepare()
+    request.url = url + path
+    response = requests.Session().send(request, timeout=60)
+    assert response.status_code == status and message in response.json()["error"]
+
+
+def test_body_beyond_the_limit_is_not_read(url):
+    assert ask(url, b"x" * 20_001).status_code == 413
+    parts = (b"x" * 1000 for _ in range(10**6))  # no length is announced, and it would be 1 GB
+    with contextlib.suppress(
+        requests.ConnectionError
+    ):  # the server hangs up, perhaps before it is asked for the answer
+        assert requests.post(url + "/v1/models/tiny:predict", data=parts, timeout=60).status_code == 413
+    assert ask(url, {"instances": ["a"]}).status_code == 200
+
+
+def test_body_that_does_not_arrive_ends(exported):
+    with serving(exported, limits=Limits(seconds=0.3)) as (url, _):
+        host, port = url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=60) as connection:
+            connection.sendall(b"POST /v1/models/tiny:predict HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{")
+            assert connection.recv(1000).startswith(b"HTTP/1.1 408")
+
+
+def test_too_many_waiting_texts_are_refused(exported):
+    with serving(exported, limits=Limits(waiting=5)) as (url, _):
+        response = ask(url, {"instances": ["a"] * 6})
+        assert response.status_code == 503 and response.headers["Retry-After"] == "1"
+        assert ask(url, {"instances": ["a"] * 5}).status_code == 200
+
+
+def test_rest_client_gets_the_answers(url, expected):
+    client = RestClient("tiny", url)
+    answers = client.predict([*TEXTS, b"good \xff film"])
+    np.testing.assert_allclose(answers.probability[: len(TEXTS)], expected[2], rtol=0, atol=1e-6)
+    assert answers.label.dtype == np.int64 and len(answers.label) == len(TEXTS) + 1
+    assert client.predict([]).probability.shape == (0,)
+    assert RestClient("tiny", url, label="stable").info()["version"] == 1
+    assert client.versions() == {1: "AVAILABLE", 2: "AVAILABLE"}
+    with pytest.raises(ServerError, match=r"Specific\(tiny, 9\) \(404\)"):
+        RestClient("tiny", url, version=9).predict(["a"])
+    with pytest.raises(ValueError, match="not both"):
+        RestClient("tiny", url, version=1, label="stable")
+    with pytest.raises(ServerError, match="cannot be asked"):
+        RestClient("tiny", "http://127.0.0.1:9").predict(["a"])
+
+
+class StandIn(prediction_service_pb2_grpc.PredictionServiceServicer):
+    """TF Serving's gRPC side, with its own messages, on a version loaded as it loads one."""
+
+    def __init__(self, servable):
+        self.servable = servable
+
+    def Predict(self, request, context):
+        if request.model_spec.name != "tiny":
+            context.abort(
+                grpc.StatusCode.NOT_FOUND, f"Servable not found for request: Latest({request.model_spec.name})"
+            )
+        inputs = {name: tf.make_ndarray(tensor) for name, tensor in request.inputs.items()}
+        outputs = self.servable.run(inputs, request.model_spec.signature_name)
+        tensors = {name: tf.make_tensor_proto(value) for name, value in outputs.items()}
+        return predict_pb2.PredictResponse(model_spec=request.model_spec, outputs=tensors)
+
+
+def test_grpc_client_gets_the_answers(exported, expected):
+    server = grpc.server(concurrent.futures.ThreadPoolExecutor(2))
+    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(StandIn(Servable(exported / "2")), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        client = GrpcClient("tiny", f"127.0.0.1:{port}")
+        np.testing.assert_allclose(client.predict(TEXTS * 30).probability, np.tile(expected[2], 30), rtol=0, atol=1e-6)
+        assert client.predict([]).label.shape == (0,) and client.info()["version"] == 2
+        with pytest.raises(ServerError, match=r"Latest\(other\) \(NOT_FOUND\)"):
+            GrpcClient("other", f"127.0.0.1:{port}").predict(["a"])
+    finally:
+        server.stop(None)
+
+
+def test_swaps_under_load_lose_no_answer(exported, expected, tmp_path):
+    """Every request is answered once, by one version as a whole, while ten versions come and go."""
+    path = tmp_path / "tiny"
+    shutil.copytree(exported / "1", path / "1")
+    answered, done = [], threading.Event()
+
+    def keep_asking(client):
+        while not done.is_set():
+            answered.append(client.predict(TEXTS).probability)
+
+    with serving(path) as (url, lines):
+        with concurrent.futures.ThreadPoolExecutor(4) as threads:
+            asking = [threads.submit(keep_asking, RestClient("tiny", url)) for _ in range(4)]
+            for number in range(2, 12):
+                shutil.copytree(exported / ("2" if number % 2 == 0 else "1"), path / ".tmp")
+                (path / ".tmp").rename(path / str(number))
+                wait_for(functools.partial(lines.__contains__, f"version {number} is served"))
+                shutil.rmtree(path / str(number - 1))
+                wait_for(functools.partial(lines.__contains__, f"version {number - 1} is dropped"))
+            done.set()
+        for future in asking:
+            future.result()  # none raised: nothing was lost
+        assert RestClient("tiny", url).versions() == {11: "AVAILABLE"}
+    assert len(answered) >= 40
+    for probabilities in answered:
+        assert min(np.abs(probabilities - of_version).max() for of_version in expected.values()) < 1e-6
+
+
+def test_bad_versions_leave_the_old_one_in_place(exported, expected, tmp_path):
+    path = tmp_path / "tiny"
+    shutil.copytree(exported / "1", path / "1")
+    with serving(path) as (url, lines):
+        (path / "2").mkdir()  # half-written
+        wait_for(lambda: any(line.startswith("version 2 is not served") for line in lines))
+        shutil.copytree(exported / "2", path / ".tmp")
+        golden = path / ".tmp" / "assets.extra" / "golden.json"
+        content = json.loads(golden.read_text())
+        golden.write_text(json.dumps(content | {"probabilities": [0.5] * 20}))
+        (path / ".tmp").rename(path / "3")
+        wait_for(lambda: any("does not answer as the model did" in line for line in lines))
+        client = RestClient("tiny", url)
+        np.testing.assert_allclose(client.predict(TEXTS).probability, expected[1], rtol=0, atol=1e-6)
+        assert client.versions() == {1: "AVAILABLE", 2: "END", 3: "END"}
+        golden = path / "3" / "assets.extra" / "golden.json"
+        golden.write_text(json.dumps(content))  # mended: it is tried again
+        wait_for(lambda: "version 3 is served" in lines)
+        np.testing.assert_allclose(client.predict(TEXTS).probability, expected[2], rtol=0, atol=1e-6)
+        shutil.rmtree(path / "3")
+        shutil.rmtree(path / "2")
+        wait_for(lambda: client.versions() == {1: "AVAILABLE"})  # going back is taking the new one away
+        shutil.rmtree(path / "1")
+        time.sleep(0.5)  # an empty folder drops nothing
+        np.testing.assert_allclose(client.predict(TEXTS).probability, expected[1], rtol=0, atol=1e-6)
+
+
+def test_folder_without_a_version_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="has no version that can be served"):
+        ModelServer(tmp_path, port=0).run()
+
+
+def test_address_in_use_is_named(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        with pytest.raises(ValueError, match=r"Cannot listen on 127.0.0.1, port \d+: Address already in use"):
+            ModelServer(tmp_path, port=taken.getsockname()[1])
+
+
+def test_limits_must_be_positive():
+    with pytest.raises(ValueError, match="`rows` must be positive. Received: rows=0"):
+        Limits(rows=0)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="schemathesis needs Python 3.11")
+def test_server_does_what_its_description_says(url):
+    import schemathesis
+    from hypothesis import HealthCheck, Phase, settings
+    from schemathesis.checks import not_a_server_error
+    from schemathesis.specs.openapi.checks import (
+        response_schema_conformance,
+        status_code_conformance,
+    )
+
+    schema = schemathesis.openapi.from_url(url + "/openapi.json")
+    checks = (not_a_server_error, response_schema_conformance, status_code_conformance)
+    count = 0
+    for operation in schema.get_all_operations():
+        strategy = operation.ok().as_strategy()
+
+        @settings(max_examples=20, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+        @__import__("hypothesis").given(case=strategy)
+        def try_one(case):
+            nonlocal count
+            count += 1
+            case.call_and_validate(checks=checks)
+
+        try_one()
+    assert count >= 100
