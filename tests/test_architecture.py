@@ -61,3 +61,10 @@ def test_import_loads_nothing_heavy(module):
     code = f"import sys, {module}; print({{'tensorflow', 'keras', 'sklearn', 'numpy', 'rich'}} & set(sys.modules))"
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert process.stdout.strip() == "set()"
+
+
+def test_server_loads_no_keras_models():
+    modules = "bertbin_tf.cli.serving, bertbin_tf.serving.server"
+    code = f"import sys, {modules}; print({{'keras_nlp', 'keras_hub'}} & set(sys.modules))"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert process.stdout.strip() == "set()"

@@ -2,6 +2,7 @@ import io
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import types
@@ -12,7 +13,10 @@ import pytest
 import tensorflow as tf
 
 from bertbin_tf.cli import main
+from bertbin_tf.export import export_saved_model
+from bertbin_tf.models import binary_classifier
 from bertbin_tf.recipe import load_run
+from bertbin_tf.serving import RestClient
 
 pytestmark = pytest.mark.usefixtures("eager")
 
@@ -150,6 +154,12 @@ def test_exported_model_predicts_as_the_run_does(run_dir, reviews_csv, tmp_path,
     for path in (run_dir, target, target / "1"):
         assert main(["predict", str(path), str(reviews_csv)]) == 0
         answers.append([json.loads(line) for line in capsys.readouterr().out.splitlines()])
+    assert main(["verify", str(target), "--json"]) == 0
+    verification = json.loads(capsys.readouterr().out)
+    assert verification["path"] == str(target / "2") and verification["run_difference"] < 1e-6
+    (run_dir / "model.keras").write_bytes(b"another model")
+    assert main(["verify", str(target / "1")]) == 0
+    assert re.search("1 answers as it should(.|\n)*not compared", capsys.readouterr().out)
     assert len(answers[0]) == 120
     for other in answers[1:]:
         assert [row["text"] for row in other] == [row["text"] for row in answers[0]]
@@ -178,6 +188,12 @@ def test_exported_model_predicts_as_the_run_does(run_dir, reviews_csv, tmp_path,
         (["predict", "nowhere"], "There is no 'nowhere'"),
         (["predict", "{folder}", "{reviews}"], "not the folder of a finished run"),
         (["export", "{folder}", "{folder}/saved"], "not the folder of a finished run"),
+        (["verify", "{folder}"], "There is no SavedModel"),
+        (["serve", "nowhere"], "There is no folder 'nowhere'"),
+        (["serve", "{folder}", "--port", "0"], "has no version that can be served"),
+        (["serve", "{folder}", "--port", "70000"], "Cannot listen on 127.0.0.1, port 70000"),
+        (["serve", "{folder}", "--label", "stable"], "NAME=VERSION, as in stable=3"),
+        (["serve", "{folder}", "--max-rows", "0"], "`rows` must be positive"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, list) else "",
 )
@@ -213,13 +229,33 @@ def test_command_is_quiet_and_a_closed_pipe_is_no_error(run_dir, reviews_csv):
     assert (head.wait(), head.stderr.read()) == (0, b"")
 
 
+@pytest.mark.slow
+def test_serve_answers_until_it_is_told_to_stop(tiny_backbone, tiny_preprocessor, tmp_path):
+    export_saved_model(binary_classifier(tiny_backbone, base_rate=0.3), tiny_preprocessor, tmp_path / "tiny")
+    command = [sys.executable, "-m", "bertbin_tf.cli", "serve", str(tmp_path / "tiny"), "--port", "0"]
+    environment = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    try:
+        lines = [process.stdout.readline() for _ in range(2)]
+        assert lines[0] == "version 1 is served\n"
+        address = re.fullmatch(r"answers at (http://127.0.0.1:\d+)/v1/models/tiny\n", lines[1])[1]
+        np.testing.assert_allclose(RestClient("tiny", address).predict(["a film"]).probability, [0.3], atol=1e-6)
+    finally:
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (130, "", "bertbin-tf: interrupted\n")
+
+
 def test_unreadable_recipe_shows_a_traceback_only_when_asked(tmp_path, capsys):
     (tmp_path / "recipe.json").write_text("{")
     assert main(["train", "--recipe", str(tmp_path / "recipe.json"), "--traceback"]) == 2
     assert "Traceback" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", [[], ["demo"], ["train"], ["evaluate"], ["predict"], ["export"]])
+COMMANDS = ("demo", "train", "evaluate", "predict", "export", "verify", "serve", "doctor")
+
+
+@pytest.mark.parametrize("command", [[], *([command] for command in COMMANDS)])
 def test_help_is_there_for_every_command(command, capsys):
     with pytest.raises(SystemExit) as exit:
         main([*command, "--help"])

@@ -5,6 +5,7 @@ import importlib
 import inspect
 import pkgutil
 import re
+import threading
 from pathlib import Path
 
 import keras
@@ -15,7 +16,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 import bertbin_tf
-from bertbin_tf import callbacks, data, doctor, evaluation, export, metrics, models, optimizers, recipe
+from bertbin_tf import callbacks, data, doctor, evaluation, export, metrics, models, optimizers, recipe, serving
 
 MODULES = [
     importlib.import_module(module.name)
@@ -48,10 +49,10 @@ def namespace(tiny_backbone, tiny_preprocessor, tiny_reviews, reviews_csv, tmp_p
     model = models.binary_classifier(tiny_backbone)
     model.compile(optimizers.LayerwiseAdamW(2e-5), "binary_crossentropy")
     tokens = data.tokenize(data.read(tiny_reviews), tiny_preprocessor)
-    names = {"keras": keras, "keras_nlp": keras_nlp, "np": np, "tf": tf, "tfds": tfds}
+    names = {"keras": keras, "keras_nlp": keras_nlp, "np": np, "tf": tf, "tfds": tfds, "threading": threading}
     names |= {"backbone": tiny_backbone, "preprocessor": tiny_preprocessor, "model": model}
     names |= {"batches": data.batch_by_length(tokens, 32)}
-    for module in (callbacks, data, doctor, evaluation, export, metrics, models, optimizers, recipe):
+    for module in (callbacks, data, doctor, evaluation, export, metrics, models, optimizers, recipe, serving):
         names |= {name: getattr(module, name) for name in getattr(module, "__all__", vars(module)) if name[0] != "_"}
     return names
 
@@ -63,6 +64,9 @@ def test_example_runs(test, namespace):
     if "tfds.load" in test.docstring:
         tfds.load("vader/movies")  # which says at length that it prepares the set, the first time
     test.globs = namespace | {name: value for name, value in vars(module).items() if not name.startswith("__")}
+    if "saved_models/movies" in test.docstring and "export_" not in test.docstring:
+        tf.config.run_functions_eagerly(False)
+        export.export_saved_model(namespace["model"], namespace["preprocessor"], "saved_models/movies")
     report = []
     result = doctest.DocTestRunner(verbose=False).run(test, out=report.append)
     assert result.failed == 0, "".join(report)

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from bertbin_tf import data
 from bertbin_tf.export.extras import TEXTS, Golden, fingerprint_of, write_warmup
-from bertbin_tf.export.servable import versions_in
+from bertbin_tf.export.servable import quiet_tensorflow, versions_in
 from bertbin_tf.export.verification import verify
 from bertbin_tf.models import check_preprocessor
 
@@ -121,7 +121,9 @@ def export_run(run, folder: str | os.PathLike, path: str | os.PathLike) -> pathl
         ValueError: As `export_saved_model`.
 
     Example:
-    >>> folder = export_run(load_run("runs/reviews"), "runs/reviews", "saved_models/reviews")
+    ```python
+    folder = export_run(load_run("runs/reviews"), "runs/reviews", "saved_models/reviews")
+    ```
     """
     fingerprint = fingerprint_of(pathlib.Path(folder))
     return export_saved_model(
@@ -175,13 +177,8 @@ def _build_info(facts):
 
 
 def _save(module, folder, signatures):
-    logger = tf.get_logger()
-    level = logger.level
-    try:
-        logger.setLevel("WARNING")  # it would announce the temporary name
+    with quiet_tensorflow():  # it would announce the temporary name
         tf.saved_model.save(module, str(folder), signatures)
-    finally:
-        logger.setLevel(level)
 
 
 def _find_logits(model):

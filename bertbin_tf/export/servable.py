@@ -1,7 +1,8 @@
 """One version of a SavedModel, loaded as TF Serving loads it."""
 
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,7 @@ class Servable:
     Example:
     >>> servable = Servable("saved_models/movies/1")
     >>> servable.answer(["a great film"])["probability"]
-    array([0.97], dtype=float32)
+    array([0.5], dtype=float32)
     """
 
     def __init__(self, path: str | os.PathLike):
@@ -53,7 +54,7 @@ class Servable:
         graph = tf.Graph()
         self._session = tf.compat.v1.Session(graph=graph)
         try:
-            with graph.as_default():
+            with graph.as_default(), quiet_tensorflow():  # it calls its own session loader deprecated
                 loaded = tf.compat.v1.saved_model.load(self._session, [tf.saved_model.SERVING], str(path))
         except (OSError, RuntimeError, ValueError, tf.errors.OpError) as error:
             self._session.close()
@@ -120,6 +121,18 @@ def as_bytes(texts: Sequence[str | bytes]) -> np.ndarray:
     array = np.empty(len(texts), object)
     array[:] = [text if isinstance(text, bytes) else text.encode("utf-8", errors="replace") for text in texts]
     return array
+
+
+@contextlib.contextmanager
+def quiet_tensorflow() -> Iterator[None]:
+    """Returns a context in which TensorFlow says nothing below errors."""
+    logger = tf.get_logger()
+    level = logger.level
+    logger.setLevel("ERROR")
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def first_of(outputs: dict[str, np.ndarray]) -> dict[str, str | int | float]:

@@ -41,9 +41,10 @@ class RestClient:
         ValueError: If both `version` and `label` are given.
 
     Example:
-    >>> client = RestClient("movies")
-    >>> client.predict(["a great film"]).probability
-    array([0.97], dtype=float32)
+    ```python
+    client = RestClient("movies")
+    client.predict(["a great film"]).probability
+    ```
     """
 
     def __init__(
@@ -127,8 +128,10 @@ class GrpcClient:
         ValueError: If both `version` and `label` are given.
 
     Example:
-    >>> GrpcClient("movies").predict(["a great film"]).label
-    array([1])
+    ```python
+    client = GrpcClient("movies")
+    client.predict(["a great film"]).label
+    ```
     """
 
     def __init__(

@@ -40,7 +40,11 @@ class ModelServer:
         ValueError: If the address cannot be bound.
 
     Example:
-    >>> ModelServer("saved_models/movies").run()
+    >>> server = ModelServer("saved_models/movies", port=0, report=lambda line: None)
+    >>> threading.Thread(target=server.run).start()  # or `server.run()`, which ends when it is interrupted
+    >>> RestClient("movies", f"http://127.0.0.1:{server.port}").predict(["a great film"]).label
+    array([1])
+    >>> server.stop()
     """
 
     def __init__(
@@ -70,9 +74,9 @@ class ModelServer:
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
             self._socket = socket.create_server((host, port), family=family, backlog=2048)
         except (OSError, OverflowError) as error:
+            reason = (getattr(error, "strerror", None) or str(error)).rstrip(".")
             raise ValueError(
-                f"Cannot listen on {host}, port {port}: {getattr(error, 'strerror', None) or error}. "
-                "Another server may have it: choose another port."
+                f"Cannot listen on {host}, port {port}: {reason}. Another server may have it: choose another port."
             ) from error
         self.port = self._socket.getsockname()[1]
         self._url = f"http://{f'[{host}]' if ':' in host else host}:{self.port}/v1/models/{self._path.name}"
@@ -80,6 +84,7 @@ class ModelServer:
             uvicorn.Config(
                 build_app(self._versions, limits, measures),
                 lifespan="off",
+                log_config=None,  # logging is the program's, and not a library's to configure
                 log_level="error",
                 access_log=False,
                 server_header=False,
