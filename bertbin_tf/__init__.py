@@ -10,6 +10,7 @@ The story of one batch, module by module:
 * `optimizers` steps every layer at its own rate; `metrics` and `callbacks` watch and adjust.
 * `distribute` picks the devices; `recipe` runs the whole thing from one small, saved description.
 * `evaluation` says how good the probabilities are; `export` hands text-in, probability-out to TF Serving.
+* `serving` answers over HTTP where there is no TF Serving, and asks either.
 * `doctor` says why somebody's model does not train.
 
 Every piece is plain Keras and works alone. Importing this package imports none of them.
