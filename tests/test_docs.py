@@ -2,6 +2,9 @@ import importlib.util
 import re
 from pathlib import Path
 
+from google.protobuf import text_format
+from tensorflow_serving.config import model_server_config_pb2
+
 from bertbin_tf.doctor import CODES
 
 ROOT = Path(__file__).parents[1]
@@ -30,3 +33,10 @@ def test_every_code_has_a_planted_fault_but_the_one_that_is_luck(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     faults = load(ROOT / "benchmarks" / "faults_cases.py").FAULTS
     assert set(faults) == set(CODES) - {"seed-instability"}
+
+
+def test_configuration_for_tf_serving_is_in_its_own_terms():
+    page = (DOCS / "serving.md").read_text(encoding="utf-8")
+    (config,) = re.findall(r"^```\n(model_config_list.+?)^```", page, re.DOTALL | re.MULTILINE)
+    parsed = text_format.Parse(config, model_server_config_pb2.ModelServerConfig())
+    assert dict(parsed.model_config_list.config[0].version_labels) == {"stable": 1, "canary": 2}

@@ -228,7 +228,7 @@ def test_weights_are_stored_once(preprocessor, tmp_path):
 
 def test_only_core_and_text_operations_are_saved(exported):
     operations = operations_of(exported)
-    assert not operations & REACHING_OUT
+    assert not list(filter(REACHING_OUT.search, operations))
     assert {op for op in operations if "Wordpiece" in op or "UTF8" in op or "Regex" in op} == {
         "CaseFoldUTF8",
         "FastWordpieceTokenizeWithOffsets",
@@ -491,7 +491,7 @@ def test_servable_answers_like_the_signature(exported, serve):
 def test_servable_refuses_what_the_graph_cannot_take(exported):
     servable = Servable(exported)
     ids = {name: np.full((1, 4), 10**6, np.int32) for name in servable.signatures["tokens"].inputs}
-    with pytest.raises(ValueError, match="The model cannot take these inputs"):
+    with pytest.raises(ValueError, match=r"The model cannot take these inputs: .*indices.* is not in \[0, "):
         servable.run(ids, "tokens")
     with pytest.raises(ValueError, match='"other" not found in signature def'):
         servable.run({}, "other")
@@ -558,9 +558,17 @@ def test_bad_version_is_refused(exported, tmp_path, kind, message):
         verify(version)
 
 
-def test_graph_that_reads_files_is_not_loaded(tmp_path):
+REACHING = {
+    "ReadFile": lambda text: tf.io.read_file(text[0]),
+    "TextLineDataset": lambda text: next(iter(tf.data.TextLineDataset(text).take(1))),
+    "PrintV2": lambda text: (tf.print(text, output_stream="file:///dev/null"), text)[1],
+}
+
+
+@pytest.mark.parametrize("name", REACHING)
+def test_graph_that_reaches_out_is_not_loaded(tmp_path, name):
     module = tf.Module()
-    module.read = tf.function(tf.io.read_file, input_signature=[tf.TensorSpec([], tf.string)])
-    tf.saved_model.save(module, str(tmp_path / "1"), {"serving_default": module.read})
-    with pytest.raises(ValueError, match="is not loaded: its graph has the operations ReadFile"):
+    module.answer = tf.function(REACHING[name], input_signature=[tf.TensorSpec([None], tf.string)])
+    tf.saved_model.save(module, str(tmp_path / "1"), {"serving_default": module.answer})
+    with pytest.raises(ValueError, match=f"is not loaded: its graph has the operations .*{name}"):
         Servable(tmp_path / "1")

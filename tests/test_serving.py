@@ -1,7 +1,8 @@
 """The server and its clients: TF Serving's answers to right and wrong requests, and nobody's answer lost in a swap."""
 
+import asyncio
 import base64
-import concurrent.futures
+import collections
 import contextlib
 import functools
 import json
@@ -10,6 +11,7 @@ import socket
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import numpy as np
@@ -23,7 +25,9 @@ from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 from test_export import build_model, build_preprocessor
 
 from bertbin_tf.export import Servable, export_saved_model
+from bertbin_tf.export.servable import InputError, as_bytes
 from bertbin_tf.serving import GrpcClient, Limits, ModelServer, RestClient, ServerError
+from bertbin_tf.serving.batching import Batcher
 
 TEXTS = ["a great film", "the movie was very dull .", "", "superb !", "góod", "not\0good", "film " * 40]
 
@@ -194,7 +198,7 @@ def test_bad_request_is_told_what_is_wrong(url, body, message):
 
 def test_ids_beyond_the_vocabulary_are_refused_and_nobody_else_is(url, expected):
     row = {name: [10**6, 1] for name in ("token_ids", "segment_ids", "padding_mask")}
-    with concurrent.futures.ThreadPoolExecutor(8) as threads:
+    with ThreadPoolExecutor(8) as threads:
         bad = [threads.submit(ask, url, {"signature_name": "tokens", "instances": [row]}) for _ in range(8)]
         good = [threads.submit(ask, url, {"instances": TEXTS}) for _ in range(8)]
     assert {future.result().status_code for future in bad} == {400}
@@ -208,14 +212,19 @@ def test_ids_beyond_the_vocabulary_are_refused_and_nobody_else_is(url, expected)
     [
         ("POST", "/v1/models/other:predict", 404, "Servable not found for request: Latest(other)"),
         ("POST", "/v1/models/tiny/versions/7:predict", 404, "Specific(tiny, 7)"),
-        ("POST", "/v1/models/tiny/labels/beta:predict", 404, "Unrecognized servable version label: beta"),
+        ("POST", "/v1/models/tiny/labels/beta:predict", 400, "Unrecognized servable version label: beta"),
         ("POST", "/v1/models/tiny/versions/99999999999999999999:predict", 400, "Failed to convert version"),
         ("POST", "/v1/models/tiny:classify", 400, "Expected classify signature"),
         ("GET", "/v1/models/tiny:predict", 400, "Malformed request: GET /v1/models/tiny:predict"),
         ("DELETE", "/v1/models/tiny", 400, "Malformed request"),
         ("GET", "/v1/models/tiny/versions/x", 400, "Malformed request"),
         ("GET", "/v1/models/tiny/versions/7", 404, "Could not find any versions of model tiny version 7"),
-        ("GET", "/", 400, "Malformed request"),
+        ("GET", "/v1/models/other", 404, "Could not find any versions of model other"),
+        ("GET", "/v1/models", 400, "Missing model name in request."),
+        ("POST", "/V1/MODELS/tiny/versions/7:PREDICT", 404, "Specific(tiny, 7)"),
+        ("POST", "/v1/models/tiny/versions/٣:predict", 400, "Malformed request"),
+        ("BREW", "/v1/models/tiny", 400, "Malformed request: BREW /v1/models/tiny"),
+        ("GET", "/", 404, "Not found: /"),
         ("GET", "/v1/models/../../etc/passwd", 400, "Malformed request"),
     ],
 )
@@ -245,9 +254,12 @@ def test_body_that_does_not_arrive_ends(exported):
 
 
 def test_too_many_waiting_texts_are_refused(exported):
-    with serving(exported, limits=Limits(waiting=5)) as (url, _):
-        response = ask(url, {"instances": ["a"] * 6})
-        assert response.status_code == 503 and response.headers["Retry-After"] == "1"
+    with serving(exported, limits=Limits(rows=5, waiting=5)) as (url, _), ThreadPoolExecutor(8) as threads:
+        asked = [threads.submit(ask, url, {"instances": ["a"] * 5}) for _ in range(80)]
+        answers = [future.result() for future in asked]
+        statuses = collections.Counter(answer.status_code for answer in answers)
+        assert set(statuses) == {200, 503}
+        assert {answer.headers.get("Retry-After") for answer in answers} == {None, "1"}
         assert ask(url, {"instances": ["a"] * 5}).status_code == 200
 
 
@@ -263,6 +275,8 @@ def test_rest_client_gets_the_answers(url, expected):
         RestClient("tiny", url, version=9).predict(["a"])
     with pytest.raises(ValueError, match="not both"):
         RestClient("tiny", url, version=1, label="stable")
+    with pytest.raises(ValueError, match="must be a sequence of texts. Received: one str"):
+        client.predict("good")
     with pytest.raises(ServerError, match="cannot be asked"):
         RestClient("tiny", "http://127.0.0.1:9").predict(["a"])
 
@@ -285,7 +299,7 @@ class StandIn(prediction_service_pb2_grpc.PredictionServiceServicer):
 
 
 def test_grpc_client_gets_the_answers(exported, expected):
-    server = grpc.server(concurrent.futures.ThreadPoolExecutor(2))
+    server = grpc.server(ThreadPoolExecutor(2))
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(StandIn(Servable(exported / "2")), server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
@@ -310,7 +324,7 @@ def test_swaps_under_load_lose_no_answer(exported, expected, tmp_path):
             answered.append(client.predict(TEXTS).probability)
 
     with serving(path) as (url, lines):
-        with concurrent.futures.ThreadPoolExecutor(4) as threads:
+        with ThreadPoolExecutor(4) as threads:
             asking = [threads.submit(keep_asking, RestClient("tiny", url)) for _ in range(4)]
             for number in range(2, 12):
                 shutil.copytree(exported / ("2" if number % 2 == 0 else "1"), path / ".tmp")
@@ -321,7 +335,7 @@ def test_swaps_under_load_lose_no_answer(exported, expected, tmp_path):
             done.set()
         for future in asking:
             future.result()  # none raised: nothing was lost
-        assert RestClient("tiny", url).versions() == {11: "AVAILABLE"}
+        wait_for(lambda: RestClient("tiny", url).versions() == {11: "AVAILABLE"})
     assert len(answered) >= 40
     for probabilities in answered:
         assert min(np.abs(probabilities - of_version).max() for of_version in expected.values()) < 1e-6
@@ -365,9 +379,150 @@ def test_address_in_use_is_named(tmp_path):
             ModelServer(tmp_path, port=taken.getsockname()[1])
 
 
-def test_limits_must_be_positive():
-    with pytest.raises(ValueError, match="`rows` must be positive. Received: rows=0"):
-        Limits(rows=0)
+@pytest.mark.parametrize(
+    "limits, message", [({"rows": 0}, "`rows` must be positive"), ({"waiting": 5}, "`waiting` must be at least `rows`")]
+)
+def test_limits_that_make_no_sense_are_refused(limits, message):
+    with pytest.raises(ValueError, match=message):
+        Limits(**limits)
+
+
+class Slow:
+    """Stands in for a `Servable`: answers after a while, raises at the text "bad", and remembers its batches."""
+
+    def __init__(self, seconds=0.0):
+        self.seconds, self.batches = seconds, []
+
+    def run(self, inputs, signature):
+        (values,) = inputs.values()
+        self.batches.append(list(values))
+        time.sleep(self.seconds)
+        if any(np.array_equal(value, b"bad") for value in values):
+            raise InputError("a bad text")
+        return {"length": np.array([len(value) for value in values])}
+
+    def close(self):
+        pass
+
+
+def texts_of(*texts):
+    return {"text": as_bytes(texts)}
+
+
+def test_batches_are_of_similar_texts_and_the_oldest_goes_first():
+    async def run():
+        servable = Slow(0.05)
+        batcher = Batcher(servable, max_waiting=1000)
+        first = asyncio.ensure_future(batcher.answer(texts_of("a")))
+        await asyncio.sleep(0.01)  # it is being computed; the others gather
+        long = asyncio.ensure_future(batcher.answer(texts_of("b" * 500)))
+        short = asyncio.ensure_future(batcher.answer(texts_of(*["c"] * 40)))
+        other = asyncio.ensure_future(batcher.answer({"ids": np.ones((2, 9), "int32")}, "tokens"))
+        answers = [answer["length"].tolist() for answer in await asyncio.gather(first, long, short, other)]
+        await batcher.close()
+        return servable.batches, answers
+
+    batches, answers = asyncio.run(run())
+    assert [(len(batch), len(batch[0])) for batch in batches] == [(1, 1), (1, 500), (32, 1), (8, 1), (2, 9)]
+    assert answers == [[1], [500], [1] * 40, [9, 9]]
+
+
+def test_text_that_fails_takes_nobody_with_it():
+    async def run():
+        servable = Slow(0.02)
+        batcher = Batcher(servable, max_waiting=1000)
+        texts = (["a"], ["b", "bad", "c"], ["d"], ["bad"] * 200)
+        tasks = [asyncio.ensure_future(batcher.answer(texts_of(*some))) for some in texts]
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        num_batches = len(servable.batches)
+        await asyncio.sleep(0.2)
+        return results, len(servable.batches) - num_batches, batcher.num_waiting
+
+    results, batches_after, num_waiting = asyncio.run(run())
+    assert [type(result) for result in results] == [dict, InputError, dict, InputError]
+    assert batches_after <= 40 and num_waiting == 0  # of the 200 that need no answer, those in one batch at most
+
+
+def test_answer_that_takes_too_long_is_given_up(exported, monkeypatch):
+    with serving(exported, limits=Limits(seconds=0.5)) as (url, _):
+        run = Servable.run
+        slow = threading.Event()
+        monkeypatch.setattr(Servable, "run", lambda *arguments: (slow.is_set() or time.sleep(1), run(*arguments))[1])
+        response = ask(url, {"instances": ["a"]})
+        assert response.status_code == 504 and "No answer within 0.5 seconds" in response.json()["error"]
+        slow.set()
+        wait_for(lambda: ask(url, {"instances": ["a"]}).status_code == 200)
+
+
+def test_whoever_hangs_up_is_not_computed_for(exported, monkeypatch):
+    batches = []
+    with serving(exported, limits=Limits()) as (url, _):
+        run = Servable.run
+
+        def slow(servable, inputs, signature):
+            batches.append(len(inputs["text"]))
+            time.sleep(0.2)
+            return run(servable, inputs, signature)
+
+        monkeypatch.setattr(Servable, "run", slow)
+        with pytest.raises(requests.Timeout):
+            requests.post(url + "/v1/models/tiny:predict", json={"instances": ["a"] * 640}, timeout=0.5)
+        assert ask(url, {"instances": ["b"]}).status_code == 200
+    assert sum(batches) < 320
+
+
+def test_what_was_taken_is_answered_before_the_end(exported, monkeypatch):
+    with serving(exported) as (url, lines), ThreadPoolExecutor(4) as threads:
+        run = Servable.run
+        monkeypatch.setattr(Servable, "run", lambda *arguments: (time.sleep(0.5), run(*arguments))[1])
+        asked = [threads.submit(ask, url, {"instances": [text]}) for text in ("a", "b" * 100, "c" * 300)]
+        time.sleep(0.2)
+    assert [future.result().status_code for future in asked] == [200] * 3
+    assert lines[-1] == "version 2 is dropped"
+
+
+def test_broken_log_stops_nothing(exported, tmp_path):
+    def report(line):
+        raise BrokenPipeError
+
+    path = tmp_path / "tiny"
+    shutil.copytree(exported / "1", path / "1")
+    server = ModelServer(path, port=0, poll_seconds=0.1, report=report)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    client = RestClient("tiny", f"http://127.0.0.1:{server.port}")
+    wait_for(lambda: requests.get(f"http://127.0.0.1:{server.port}/health", timeout=60).ok)
+    shutil.copytree(exported / "2", path / "2")  # not in one step: it fails until it is whole
+    wait_for(lambda: client.versions() == {1: "END", 2: "AVAILABLE"})
+    server.stop()
+    thread.join(30)
+    assert not thread.is_alive()
+
+
+def test_health_says_no_until_a_version_is_loaded(exported, monkeypatch):
+    go = threading.Event()
+    load = Servable.__init__
+    monkeypatch.setattr(Servable, "__init__", lambda *arguments: (go.wait(60), load(*arguments))[1])
+    server = ModelServer(exported, port=0, report=lambda line: None)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    url = f"http://127.0.0.1:{server.port}"
+    assert requests.get(url + "/health", timeout=60).status_code == 503
+    go.set()
+    wait_for(lambda: requests.get(url + "/health", timeout=60).status_code == 200)
+    server.stop()
+    thread.join(30)
+
+
+def test_large_request_holds_up_nobody(exported):
+    """Read beside the others: four megabytes of numbers, and more rows than there may be."""
+    with serving(exported) as (url, _), ThreadPoolExecutor(1) as threads:
+        tokens = {name: [[1] * 400_000] for name in ("token_ids", "segment_ids", "padding_mask")}
+        for body in ({"signature_name": "tokens", "inputs": tokens}, {"inputs": [""] * 10**6}):
+            large = threads.submit(ask, url, body)
+            while not large.done():
+                assert requests.get(url + "/health", timeout=60).ok
+            assert large.result().status_code == 400
 
 
 ANY_JSON = st.recursive(

@@ -16,6 +16,7 @@ from bertbin_tf.export.servable import DEFAULT_SIGNATURE, as_bytes
 FOLDER = "assets.extra"
 WARMUP_FILE = "tf_serving_warmup_requests"  # the name that TF Serving looks for
 GOLDEN_FILE = "golden.json"
+MAX_GOLDEN_BYTES = 2**20
 WARMUP_BATCH_SIZES = (1, 8, 32)
 
 # Twenty texts of all lengths, some of which have broken a tokenizer.
@@ -70,6 +71,8 @@ class Golden:
         if not file.is_file():
             return None
         try:
+            if file.stat().st_size > MAX_GOLDEN_BYTES:
+                raise ValueError(f"it is larger than {MAX_GOLDEN_BYTES} bytes")
             content = json.loads(file.read_text(encoding="utf-8"))
             golden = cls(
                 tuple(content["texts"]),

@@ -86,7 +86,7 @@ def export_saved_model(
         raise ValueError(f"`version` must be an integer of at least 1, or None. Received: version={version!r}.")
     if version in versions_in(path := pathlib.Path(path)):
         raise ValueError(_VERSION_EXISTS.format(version=version, path=path))
-    name = path.resolve().name
+    name = pathlib.Path(os.path.abspath(path)).name
     facts = {"name": name, "temperature": float(temperature), "threshold": float(threshold)} | (facts or {})
     signatures = _build_signatures(model, preprocessor, temperature, threshold)
     probabilities = signatures["serving_default"](text=tf.constant(TEXTS))["probability"].numpy().tolist()

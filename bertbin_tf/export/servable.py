@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -12,10 +13,19 @@ from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf import saved_model_pb2
 
 DEFAULT_SIGNATURE = "serving_default"
-# They reach out of the graph, into files or into Python; an exported classifier has none of them. Saving and restoring
-# weights has operations of its own.
-REACHING_OUT = frozenset({"ReadFile", "WriteFile", "MatchingFiles", "PyFunc", "EagerPyFunc", "PyFuncStateless"})
+# Operations that reach out of the graph, into files, streams or Python; an exported classifier has none of them. Its
+# weights and vocabulary come through operations of their own.
+REACHING_OUT = re.compile(
+    r"Dataset|Reader|ReadFile|WriteFile|MatchingFiles|PyFunc|^Print|Summary|^Debug|^Save(Slices)?$"
+)
+# What TensorFlow writes above and below the reason.
+HEADING = re.compile(r"\s*(Graph execution error|Detected at node|\d+ root error|\(\d+\)|Original stack|\[\[|File )")
+INT64_MAX = 2**63 - 1
 TEXTS_AT_ONCE = 64
+
+
+class InputError(ValueError):
+    """A graph cannot take what it was given."""
 
 
 class Servable:
@@ -46,7 +56,7 @@ class Servable:
         self.path = Path(path)
         self.version = int(self.path.name) if self.path.name.isdecimal() else 0
         self.operations = operations_of(self.path)
-        if forbidden := sorted(self.operations & REACHING_OUT):
+        if forbidden := sorted(filter(REACHING_OUT.search, self.operations)):
             raise ValueError(
                 f"The SavedModel '{path}' is not loaded: its graph has the operations {', '.join(forbidden)}, which "
                 "reach out of it. Export it again from a model that you trust."
@@ -74,7 +84,8 @@ class Servable:
             signature: String. Defaults to `"serving_default"`.
 
         Raises:
-            ValueError: If there is no such signature, or the inputs are not what the graph takes.
+            ValueError: If there is no such signature.
+            InputError: If the inputs are not what the graph takes.
         """
         if signature not in self.signatures:
             raise ValueError(f'Serving signature name: "{signature}" not found in signature def')
@@ -82,7 +93,8 @@ class Servable:
         try:
             return dict(zip(self.signatures[signature].outputs, call(*(inputs[name] for name in names)), strict=True))
         except (tf.errors.InvalidArgumentError, tf.errors.OutOfRangeError) as error:
-            raise ValueError(f"The model cannot take these inputs: {error.message.splitlines()[0]}") from error
+            reasons = [line for line in error.message.splitlines() if line.strip() and not HEADING.match(line)]
+            raise InputError(f"The model cannot take these inputs: {(reasons or ['no reason given'])[0]}") from error
 
     def answer(self, texts: Sequence[str | bytes]) -> dict[str, np.ndarray]:
         """Returns `probability` (float32) and `label` (int64), both of shape `(n,)`, in the order of the texts.
@@ -117,7 +129,13 @@ class Servable:
 
 
 def as_bytes(texts: Sequence[str | bytes]) -> np.ndarray:
-    """Returns texts as an object array of bytes in UTF-8; lone surrogates become question marks."""
+    """Returns texts as an object array of bytes in UTF-8; lone surrogates become question marks.
+
+    Raises:
+        ValueError: If it is one text, whose letters would be taken for texts.
+    """
+    if isinstance(texts, str | bytes):
+        raise ValueError(f"`texts` must be a sequence of texts. Received: one {type(texts).__name__}.")
     array = np.empty(len(texts), object)
     array[:] = [text if isinstance(text, bytes) else text.encode("utf-8", errors="replace") for text in texts]
     return array
@@ -151,6 +169,8 @@ def operations_of(path: str | os.PathLike) -> frozenset[str]:
         ValueError: If there is no SavedModel.
     """
     file = Path(path) / "saved_model.pb"
+    if not file.is_file():
+        raise ValueError(f"'{path}' holds no SavedModel: there is no {file.name}.")
     try:
         saved_model = saved_model_pb2.SavedModel.FromString(file.read_bytes())
     except (OSError, DecodeError) as error:
@@ -174,5 +194,6 @@ def find_version(path: str | os.PathLike) -> Path | None:
 def versions_in(path: str | os.PathLike) -> dict[int, Path]:
     """Returns the folders whose names are numbers, which is what TF Serving takes for versions, by number."""
     path = Path(path)
-    folders = [child for child in path.iterdir() if child.is_dir()] if path.is_dir() else []
-    return {int(folder.name): folder for folder in folders if folder.name.isascii() and folder.name.isdecimal()}
+    folders = sorted(child for child in path.iterdir() if child.is_dir()) if path.is_dir() else []
+    numbered = {int(folder.name): folder for folder in folders if folder.name.isascii() and folder.name.isdecimal()}
+    return {number: folder for number, folder in numbered.items() if number <= INT64_MAX}

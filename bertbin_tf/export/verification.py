@@ -4,7 +4,6 @@ import dataclasses
 import os
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
@@ -81,13 +80,12 @@ def verify(
     return dataclasses.replace(verification, seconds=time.perf_counter() - started)
 
 
-def check(servable: Servable, *, tolerance: float = TOLERANCE, needs_golden: bool = True) -> Verification:
+def check(servable: Servable, *, tolerance: float = TOLERANCE) -> Verification:
     """Does what `verify` does, on a version that is loaded.
 
     Args:
         servable: The `Servable`.
         tolerance: Float > 0. Defaults to `1e-5`.
-        needs_golden: Whether a version without a golden file is refused. Defaults to `True`.
     """
     started = time.perf_counter()
     path = servable.path
@@ -97,20 +95,18 @@ def check(servable: Servable, *, tolerance: float = TOLERANCE, needs_golden: boo
         inputs = {name: tf.make_ndarray(tensor) for name, tensor in request.inputs.items()}
         servable.run(inputs, request.model_spec.signature_name)
     golden = Golden.read(path)
-    if golden is None and needs_golden:
-        raise ValueError(f"'{Path(path)}' has no golden file to compare with. Export the version again.")
-    difference = 0.0
-    if golden is not None:
-        difference = _difference(servable.answer(golden.texts)["probability"], golden.probabilities)
-        if not difference <= tolerance:
-            raise ValueError(
-                f"'{path}' does not answer as the model did when it was exported: its probabilities differ by up to "
-                f"{difference:.2g}. It is damaged, or this machine computes wrong."
-            )
+    if golden is None:
+        raise ValueError(f"'{path}' has no golden file to compare with. Export the version again.")
+    difference = _difference(servable.answer(golden.texts)["probability"], golden.probabilities)
+    if not difference <= tolerance:
+        raise ValueError(
+            f"'{path}' does not answer as the model did when it was exported: its probabilities differ by up to "
+            f"{difference:.2g}. It is damaged, or this machine computes wrong."
+        )
     return Verification(
         str(path),
         len(servable.operations),
-        0 if golden is None else len(golden.texts),
+        len(golden.texts),
         difference,
         len(requests),
         time.perf_counter() - started,

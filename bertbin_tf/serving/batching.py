@@ -1,13 +1,14 @@
-"""Texts of several requests, answered together."""
+"""Rows of several requests, answered together."""
 
 import asyncio
 import concurrent.futures
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 
-from bertbin_tf.export.servable import Servable
+from bertbin_tf.export.servable import DEFAULT_SIGNATURE, Servable
+from bertbin_tf.serving.refused import Refused
 
 MAX_ROWS = 32
 # Texts up to so many times longer or shorter than the one that has waited longest go with it: padded further, the short
@@ -16,31 +17,33 @@ MAX_RATIO = 2.0
 MIN_LENGTH = 32  # bytes; below, all texts are alike
 
 
-class Overloaded(RuntimeError):
-    """More texts are waiting than the server wants to keep."""
-
-
 @dataclasses.dataclass(eq=False)
 class _Row:
-    text: bytes
+    signature: str
+    inputs: dict
     answer: asyncio.Future
 
     @property
+    def kind(self):
+        """Rows of one kind can be stacked: texts with texts, tokens with tokens of the same length."""
+        return self.signature, tuple(np.shape(value) for value in self.inputs.values())
+
+    @property
     def length(self):
-        return max(len(self.text), MIN_LENGTH)
+        return max(MIN_LENGTH, *(len(value) for value in self.inputs.values() if isinstance(value, bytes)), 0)
 
 
 class Batcher:
-    """Answers the texts of concurrent requests in batches of similar length.
+    """Answers the rows of concurrent requests in batches of similar length.
 
-    Nothing waits for company: while one batch is computed, the texts that come in gather, and the next one is the text
+    Nothing waits for company: while one batch is computed, the rows that come in gather, and the next one is the row
     that has waited longest with those most like it in length. One batch is computed at a time, for TensorFlow
     spreads each over all cores.
 
     Args:
         servable: The `Servable`.
-        max_waiting: Int >= 1, texts that may wait at a time.
-        observe: Function called with the number of texts of each batch. Defaults to nothing.
+        max_waiting: Int >= 1, rows that may wait at a time.
+        observe: Function called with the number of rows of each batch. Defaults to nothing.
     """
 
     def __init__(self, servable: Servable, *, max_waiting: int, observe: Callable[[int], None] = lambda rows: None):
@@ -53,37 +56,47 @@ class Batcher:
 
     @property
     def num_waiting(self) -> int:
-        """How many texts wait for an answer."""
+        """How many rows wait for an answer."""
         return len(self._rows)
 
-    async def answer(self, texts: Sequence[bytes]) -> dict[str, np.ndarray]:
-        """Returns the outputs for some texts, in their order.
+    async def answer(self, inputs: dict[str, np.ndarray], signature: str = DEFAULT_SIGNATURE) -> dict[str, np.ndarray]:
+        """Returns the outputs of a signature for some rows, in their order.
+
+        If it is cancelled, the rows that are not being computed are forgotten.
 
         Args:
-            texts: Array or sequence of bytes.
+            inputs: Dict from the name of each input to an array of shape `(rows, ...)`.
+            signature: String. Defaults to `"serving_default"`.
 
         Raises:
-            Overloaded: If too many texts are waiting.
-            ValueError: If the model cannot take a text.
+            Refused: If too many rows are waiting, or the inputs differ in their number of rows.
+            InputError: If the model cannot take a row.
         """
-        if not len(texts):
-            return await self.run({"text": np.array([], object)})
-        if len(self._rows) + len(texts) > self._max_waiting:
-            raise Overloaded(f"{len(self._rows)} texts are waiting, and {self._max_waiting} may. Try again later.")
+        num_rows = {len(array) if array.ndim else None for array in inputs.values()}
+        if len(num_rows) != 1 or None in num_rows:
+            raise Refused(400, "All inputs must be lists of the same number of rows")
+        (num_rows,) = num_rows
+        if not num_rows:
+            return await self._run(inputs, signature)
+        if len(self._rows) + num_rows > self._max_waiting:
+            raise Refused(
+                503,
+                f"{len(self._rows)} rows are waiting, and {self._max_waiting} may. Try again later.",
+                Retry_After="1",
+            )
         loop = asyncio.get_running_loop()
-        rows = [_Row(text, loop.create_future()) for text in texts]
+        columns = zip(*inputs.values(), strict=True)
+        rows = [_Row(signature, dict(zip(inputs, row, strict=True)), loop.create_future()) for row in columns]
         self._rows.extend(rows)
         if self._task is None:
             self._task = loop.create_task(self._work())
         try:
             answers = await asyncio.gather(*(row.answer for row in rows))
         finally:  # one failed, or whoever asked is gone: the others need no answer
+            for row in rows:
+                row.answer.cancel()
             self._rows = [row for row in self._rows if not row.answer.done()]
-        return {name: np.stack([answer[name] for answer in answers]) for name in answers[0]}
-
-    async def run(self, inputs: dict[str, np.ndarray], signature: str = "serving_default") -> dict[str, np.ndarray]:
-        """Returns the outputs of a signature, computed between two batches."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self.servable.run, inputs, signature)
+        return {name: _stack([answer[name] for answer in answers]) for name in answers[0]}
 
     async def close(self) -> None:
         """Frees the model; nobody may be waiting any more."""
@@ -91,37 +104,53 @@ class Batcher:
         self.servable.close()
 
     async def _work(self):
-        while self._rows:
-            batch = self._next_batch()
-            try:
-                self._give(batch, await self.run({"text": _texts(batch)}))
-            except Exception:  # of one text perhaps: the others must not suffer
-                for row in batch:
-                    try:
-                        self._give([row], await self.run({"text": _texts([row])}))
-                    except Exception as error:
-                        if not row.answer.done():
-                            row.answer.set_exception(error)
-            self._observe(len(batch))
-        self._task = None
+        try:
+            while self._rows:
+                batch = self._next_batch()
+                try:
+                    await self._compute(batch)
+                except Exception:  # of one row perhaps: the others must not suffer
+                    for row in batch:
+                        try:
+                            await self._compute([row])
+                        except Exception as error:
+                            if not row.answer.done():
+                                row.answer.set_exception(error)
+                self._observe(len(batch))
+        finally:
+            self._task = None
 
     def _next_batch(self):
         oldest = self._rows[0]
-        alike = [row for row in self._rows if 1 / MAX_RATIO <= row.length / oldest.length <= MAX_RATIO]
-        alike.sort(key=lambda row: abs(row.length - oldest.length))  # stable: of two alike, the one that waited longer
-        batch = [oldest, *(row for row in alike if row is not oldest)][:MAX_ROWS]
+        alike = [
+            row
+            for row in self._rows
+            if row.kind == oldest.kind and 1 / MAX_RATIO <= row.length / oldest.length <= MAX_RATIO
+        ]
+        # Stable, so that of two alike the one that waited longer goes first, and the oldest of all always.
+        alike.sort(key=lambda row: abs(row.length - oldest.length))
+        batch = alike[:MAX_ROWS]
         taken = set(map(id, batch))
         self._rows = [row for row in self._rows if id(row) not in taken]
         return batch
 
-    @staticmethod
-    def _give(batch, outputs):
+    async def _compute(self, batch):
+        batch = [row for row in batch if not row.answer.done()]  # whoever asked may be gone
+        if not batch:
+            return
+        inputs = {name: _stack([row.inputs[name] for row in batch]) for name in batch[0].inputs}
+        outputs = await self._run(inputs, batch[0].signature)
         for i, row in enumerate(batch):
-            if not row.answer.done():  # whoever asked may be gone
+            if not row.answer.done():
                 row.answer.set_result({name: values[i] for name, values in outputs.items()})
 
+    async def _run(self, inputs, signature):
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self.servable.run, inputs, signature)
 
-def _texts(batch):
-    texts = np.empty(len(batch), object)
-    texts[:] = [row.text for row in batch]
-    return texts
+
+def _stack(values):
+    if not isinstance(values[0], bytes):
+        return np.stack(values)
+    array = np.empty(len(values), object)  # NumPy's own bytes lose their last NULs
+    array[:] = values
+    return array

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import requests
 
-TEXTS_AT_ONCE = 128
+TEXTS_AT_ONCE = 32  # what a TF Serving that batches and does not split takes, in our configuration of it
 
 
 class ServerError(RuntimeError):
@@ -28,7 +28,7 @@ class Answers:
 
 
 class RestClient:
-    """Asks a server over HTTP: TF Serving or `bertbin-tf serve`, which cannot be told apart.
+    """Asks a server over HTTP: TF Serving or `bertbin-tf serve`.
 
     Args:
         name: String, the name of the model.
@@ -66,15 +66,16 @@ class RestClient:
         self._session.trust_env = False  # no proxy between a client and its server
 
     def predict(self, texts: Sequence[str | bytes]) -> Answers:
-        """Returns the `Answers` to some texts, of which 128 are sent at a time.
+        """Returns the `Answers` to some texts, of which 32 are sent at a time.
 
         Args:
             texts: Strings, or bytes in UTF-8 or not.
 
         Raises:
             ServerError: If the server cannot be reached or refuses.
+            ValueError: If it is one text and not a sequence.
         """
-        instances = [_to_json(text) for text in texts]
+        instances = [_to_json(text) for text in _checked(texts)]
         predictions = []
         for start in range(0, len(instances), TEXTS_AT_ONCE):
             body = {"instances": instances[start : start + TEXTS_AT_ONCE]}
@@ -105,10 +106,13 @@ class RestClient:
     def _ask(self, method, path, **options):
         try:
             response = self._session.request(method, self._model + path, timeout=self._seconds, **options)
-            content = response.json()
         except requests.RequestException as error:
             raise ServerError(f"{self._model} cannot be asked: {error}") from error
-        if not response.ok:
+        try:
+            content = response.json()
+        except requests.JSONDecodeError:  # not the server's, but of something before it
+            content = {"error": f"{response.reason}: {response.text[:80]}"}
+        if not response.ok or "error" in content:
             raise ServerError(f"{self._model}: {content.get('error', response.reason)} ({response.status_code})")
         return content
 
@@ -157,14 +161,16 @@ class GrpcClient:
         self._stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
 
     def predict(self, texts: Sequence[str | bytes]) -> Answers:
-        """Returns the `Answers` to some texts, of which 128 are sent at a time.
+        """Returns the `Answers` to some texts, of which 32 are sent at a time.
 
         Args:
             texts: Strings, or bytes in UTF-8 or not.
 
         Raises:
             ServerError: If the server cannot be reached or refuses.
+            ValueError: If it is one text and not a sequence.
         """
+        texts = _checked(texts)
         parts = [texts[start : start + TEXTS_AT_ONCE] for start in range(0, len(texts), TEXTS_AT_ONCE)]
         answers = [self._ask(part, "serving_default") for part in parts]
         if not answers:
@@ -203,6 +209,12 @@ class GrpcClient:
 def _check_one(version, label):
     if version is not None and label is not None:
         raise ValueError(f"Give `version` or `label`, not both. Received: version={version}, label={label!r}")
+
+
+def _checked(texts):
+    if isinstance(texts, str | bytes):
+        raise ValueError(f"`texts` must be a sequence of texts. Received: one {type(texts).__name__}.")
+    return texts
 
 
 def _to_json(text):

@@ -16,10 +16,10 @@ class Limits:
         rows: Int >= 1, the texts in a request; more is answered with 400. Defaults to `1024`.
         text_bytes: Int >= 1, the size of one text in UTF-8; more is answered with 400. Defaults to 64 KiB.
         seconds: Float > 0, for a body to arrive (else 408), and for its answer (else 504). Defaults to `30.0`.
-        waiting: Int >= 1, the texts that may wait for an answer; more is answered with 503. Defaults to `4096`.
+        waiting: Int >= `rows`, the texts that may wait for an answer; more is answered with 503. Defaults to `4096`.
 
     Raises:
-        ValueError: If one of them is not positive.
+        ValueError: If one of them is not positive, or `waiting` below `rows`.
     """
 
     body_bytes: int = _field(4 * 2**20, "bytes of a request's body")
@@ -32,3 +32,8 @@ class Limits:
         for name, value in dataclasses.asdict(self).items():
             if not value > 0:
                 raise ValueError(f"Limits: `{name}` must be positive. Received: {name}={value}")
+        if self.waiting < self.rows:
+            raise ValueError(
+                "Limits: `waiting` must be at least `rows`, or a whole request could never wait. Received: "
+                f"waiting={self.waiting}, rows={self.rows}"
+            )

@@ -8,8 +8,8 @@ _ERROR = {
     "required": ["error"],
 }
 _REASONS = {
-    400: "The request cannot be understood, or is beyond a limit.",
-    404: "There is no such model, version or label.",
+    400: "The request cannot be understood, or is beyond a limit; there is no such label.",
+    404: "There is no such model or version.",
     408: "The body did not arrive in time.",
     413: "The body is too large.",
     503: "Too many texts are waiting.",

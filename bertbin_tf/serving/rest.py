@@ -8,54 +8,54 @@ import asyncio
 import json
 import re
 import time
+import traceback
 
 from google.protobuf import any_pb2, json_format
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import Mount, Route
 from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2
 
-from bertbin_tf.serving.batching import Overloaded
+from bertbin_tf.export.servable import INT64_MAX, InputError
 from bertbin_tf.serving.limits import Limits
 from bertbin_tf.serving.measures import Measures
 from bertbin_tf.serving.openapi import describe
-from bertbin_tf.serving.tensors import RequestError, read_inputs, read_request, write_answer
-from bertbin_tf.serving.versions import NotServed, Version, Versions
+from bertbin_tf.serving.refused import Refused
+from bertbin_tf.serving.tensors import read_inputs, read_request, write_answer
+from bertbin_tf.serving.versions import Version, Versions
 
 MODEL = re.compile(
-    r"/v1/models/(?P<model>[^/:]+)(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
-    r"(?P<what>/metadata|:predict|:classify|:regress)?"
+    r"/v1/models(?:/(?P<model>[^/:]+))?(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
+    r"(?P<what>/metadata|:predict|:classify|:regress)?",
+    re.IGNORECASE | re.ASCII,
 )
 METRICS_PATH = "/monitoring/prometheus/metrics"  # as TF Serving's example configuration has it
-INT64_MAX = 2**63 - 1
+SMALL_BODY = 16 * 2**10  # bytes; larger ones are read in a thread, while others are answered
 
 
-class _Refused(Exception):
-    """A request ends here, with a status and a message."""
-
-    def __init__(self, status, message, **headers):
-        super().__init__(message)
-        self.status, self.headers = status, headers
-
-
-def build_app(versions: Versions, limits: Limits, measures: Measures, **starlette_options) -> Starlette:
+def build_app(versions: Versions, limits: Limits, measures: Measures) -> Starlette:
     """Returns the ASGI application that answers for a model.
 
     Args:
         versions: The `Versions` of the model.
         limits: The `Limits`.
         measures: The `Measures`, which are counted and shown.
-        **starlette_options: Passed to `Starlette`, such as `lifespan`.
     """
     api = _Api(versions, limits, measures)
-    routes = [
-        Route("/health", api.health, methods=["GET"]),
-        Route("/openapi.json", api.openapi, methods=["GET"]),
-        Route(METRICS_PATH, api.metrics, methods=["GET"]),
-        Route("/{path:path}", api.model, methods=["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]),
-    ]
-    return Starlette(routes=routes, **starlette_options)
+
+    async def model(scope, receive, send):
+        response = await api.model(Request(scope, receive))
+        await response(scope, receive, send)
+
+    return Starlette(
+        routes=[
+            Route("/health", api.health, methods=["GET"]),
+            Route("/openapi.json", api.openapi, methods=["GET"]),
+            Route(METRICS_PATH, api.metrics, methods=["GET"]),
+            Mount("/", model),
+        ]
+    )
 
 
 class _Api:
@@ -65,101 +65,122 @@ class _Api:
     async def health(self, request: Request) -> Response:
         try:
             version = self._versions.find()
-        except NotServed as error:
+        except Refused as error:
             return JSONResponse({"status": "UNAVAILABLE", "error": str(error)}, status_code=503)
         return JSONResponse({"status": "AVAILABLE", "version": str(version.number)})
 
     async def openapi(self, request: Request) -> Response:
-        return JSONResponse(describe(self._versions.path.name, self._limits))
+        return JSONResponse(describe(self._versions.name, self._limits))
 
     async def metrics(self, request: Request) -> Response:
         text, media_type = self._measures.render()
         return Response(text, media_type=media_type)
 
     async def model(self, request: Request) -> Response:
-        """Answers whatever begins with `/v1/models/`, and says of all else that it is malformed."""
+        """Answers whatever begins with `/v1/models`, and says of all else what is wrong."""
         started = time.perf_counter()
-        method, headers = "unknown", {}
+        status, headers, what = 200, {}, "unknown"
         try:
-            path = MODEL.fullmatch(request.url.path)
-            what = path["what"] if path else None
-            if path and request.method == "POST" and what in (":predict", ":classify", ":regress"):
-                method = what[1:]
-                answer = await self._predict(request, path)
-            elif path and request.method == "GET" and what in (None, "/metadata"):
-                method = "status" if what is None else "metadata"
-                answer = await (self._status if what is None else self._metadata)(request, path)
-            else:
-                raise _Refused(400, f"Malformed request: {request.method} {request.url.path}")
-            status = 200
-        except RequestError as error:
-            status, answer = 400, _error(error)
-        except NotServed as error:
-            status, answer = 404, _error(error)
-        except Overloaded as error:
-            status, answer, headers = 503, _error(error), {"Retry-After": "1"}
-        except _Refused as error:
-            status, answer, headers = error.status, _error(error), error.headers
+            path = MODEL.fullmatch(request.scope["path"])
+            what, answer = self._route(request, path)
+            answer = await answer
+        except Refused as error:
+            status, headers, answer = error.status, error.headers, _error(error)
         except ClientDisconnect:
             status, answer = 499, b""  # nobody reads it; nginx counts these so
         except Exception as error:  # ours: the server lives on, and says no more than this
-            self._measures.report(f"{type(error).__name__}: {error}")
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            self._measures.report(f"{type(error).__name__}: {error} ({where.filename}, line {where.lineno})")
             status, answer = 500, _error("Internal error")
-        self._measures.count(method, status, time.perf_counter() - started)
+        self._measures.count(what, status, time.perf_counter() - started)
         return Response(answer, status, headers, media_type="application/json")
 
-    async def _predict(self, request, path):
-        number, label = self._which(path)
-        self._versions.find(number, label)  # 404 before a body is read
-        if path["what"] != ":predict":
-            raise RequestError(f"Expected {path['what'][1:]} signature method_name; this model has predict signatures")
+    def _route(self, request, path):
+        """Returns the name of what is asked for, and a coroutine that answers."""
+        what = (path["what"] or "/status")[1:].lower() if path else None
+        if request.method == "POST" and what in ("predict", "classify", "regress") and path["model"]:
+            return what, self._predict(request, path, what)
+        if request.method == "GET" and what == "status":
+            return what, self._status(path)
+        if request.method == "GET" and what == "metadata" and path["model"]:
+            return what, self._metadata(path)
+        if not request.scope["path"].lower().startswith("/v1/"):
+            raise Refused(404, f"Not found: {request.scope['path']}")
+        raise Refused(400, f"Malformed request: {request.method} {request.scope['path']}")
+
+    async def _predict(self, request, path, what):
+        which = self._which(path)
+        self._versions.find(*which)  # 404 before a body is read
+        if what != "predict":
+            raise Refused(400, f"Expected {what} signature method_name; this model has predict signatures")
         body = await self._read(request)
-        async with self._versions.use(number, label) as batcher:
-            content, name = read_request(body)
-            if name not in batcher.servable.signatures:
-                raise RequestError(f'Serving signature name: "{name}" not found in signature def')
-            inputs, as_rows = read_inputs(content, batcher.servable.signatures[name].inputs)
-            self._check(inputs)
-            call = batcher.answer(inputs["text"]) if name == "serving_default" else batcher.run(inputs, name)
-            try:
-                outputs = await asyncio.wait_for(call, self._limits.seconds)
-            except asyncio.TimeoutError as error:
-                raise _Refused(504, f"No answer within {self._limits.seconds:g} seconds") from error
-            except ValueError as error:  # such as token ids beyond the vocabulary
-                raise RequestError(str(error)) from error
+        async with self._versions.use(*which) as batcher:
+            specs = {name: signature.inputs for name, signature in batcher.servable.signatures.items()}
+            parse = asyncio.to_thread(self._parse, body, specs) if len(body) > SMALL_BODY else None
+            inputs, name, as_rows = await parse if parse else self._parse(body, specs)
+            outputs = await self._unless_gone(request, batcher.answer(inputs, name))
         self._measures.rows.inc(len(next(iter(inputs.values()))))
         return write_answer(outputs, as_rows)
 
-    async def _status(self, request, path):
-        number, label = self._which(path)
-        if number is None and label is None:
-            versions = list(self._versions)
-        elif label is not None:
+    def _parse(self, body, specs):
+        request, name = read_request(body)
+        if name not in specs:
+            raise Refused(400, f'Serving signature name: "{name}" not found in signature def')
+        if not specs[name]:
+            raise Refused(400, f"Failed to get input map for signature: {name}")
+        inputs, as_rows = read_inputs(request, specs[name], self._limits.rows)
+        texts = [text for array in inputs.values() if array.dtype == object for text in array.ravel()]
+        longest = max(map(len, texts), default=0)
+        if longest > self._limits.text_bytes:
+            raise Refused(400, f"A text may have {self._limits.text_bytes} bytes. Received: one of {longest}.")
+        return inputs, name, as_rows
+
+    async def _unless_gone(self, request, answer):
+        """Returns the answer, unless its time runs out or whoever asked is gone: then it is not computed."""
+        answer, gone = asyncio.ensure_future(answer), asyncio.ensure_future(_disconnected(request))
+        try:
+            await asyncio.wait({answer, gone}, timeout=self._limits.seconds, return_when=asyncio.FIRST_COMPLETED)
+            if answer.done():
+                return answer.result()
+            if gone.done():
+                raise ClientDisconnect()
+            raise Refused(504, f"No answer within {self._limits.seconds:g} seconds")
+        except InputError as error:  # such as token ids beyond the vocabulary
+            raise Refused(400, str(error)) from error
+        finally:
+            answer.cancel()
+            gone.cancel()
+
+    async def _status(self, path):
+        if not path["model"]:
+            raise Refused(400, "Missing model name in request.")
+        number, label = self._which(path, "Could not find any versions of model {model}")
+        if label is not None:
             versions = [self._versions.find(label=label)]
         else:
-            versions = [version for version in self._versions if version.number == number]
+            versions = [version for version in self._versions if number in (None, version.number)]
         if not versions:
-            of = self._versions.path.name if number is None else f"{self._versions.path.name} version {number}"
-            raise NotServed(f"Could not find any versions of model {of}")
+            of = self._versions.name if number is None else f"{self._versions.name} version {number}"
+            raise Refused(404, f"Could not find any versions of model {of}")
         return _to_json(get_model_status_pb2.GetModelStatusResponse(model_version_status=map(_status_of, versions)))
 
-    async def _metadata(self, request, path):
+    async def _metadata(self, path):
         version = self._versions.find(*self._which(path))
         signatures = get_model_metadata_pb2.SignatureDefMap(signature_def=version.batcher.servable.signatures)
         response = get_model_metadata_pb2.GetModelMetadataResponse()
-        response.model_spec.name = self._versions.path.name
+        response.model_spec.name = self._versions.name
         response.model_spec.version.value = version.number
         packed = any_pb2.Any()
         packed.Pack(signatures)
         response.metadata["signature_def"].CopyFrom(packed)
         return _to_json(response)
 
-    def _which(self, path):
-        if path["model"] != self._versions.path.name:
-            raise NotServed(f"Servable not found for request: Latest({path['model']})")
+    def _which(self, path, unknown="Servable not found for request: Latest({model})"):
+        if path["model"] != self._versions.name:
+            raise Refused(404, unknown.format(model=path["model"]))
         number = None if path["version"] is None else int(path["version"][:20])
         if number is not None and number > INT64_MAX:
-            raise RequestError(f"Failed to convert version: {path['version'][:40]} to numeric.")
+            raise Refused(400, f"Failed to convert version: {path['version'][:40]} to numeric.")
         return number, path["label"]
 
     async def _read(self, request):
@@ -172,7 +193,7 @@ class _Api:
             return bytes(body)
 
         limit = self._limits.body_bytes
-        too_large = _Refused(
+        too_large = Refused(
             413, f"The body is larger than {limit} bytes. Send fewer texts at a time.", Connection="close"
         )
         if int(request.headers.get("content-length") or 0) > limit:
@@ -180,18 +201,15 @@ class _Api:
         try:
             return await asyncio.wait_for(read(), self._limits.seconds)
         except asyncio.TimeoutError as error:
-            raise _Refused(
+            raise Refused(
                 408, f"The body did not arrive in {self._limits.seconds:g} seconds", Connection="close"
             ) from error
 
-    def _check(self, inputs):
-        rows = max(len(array) for array in inputs.values())
-        if rows > self._limits.rows:
-            raise RequestError(f"A request may have {self._limits.rows} rows. Received: {rows}. Send them in parts.")
-        for array in inputs.values():
-            sizes = [len(text) for text in array.ravel()] if array.dtype == object else [0]
-            if max(sizes, default=0) > self._limits.text_bytes:
-                raise RequestError(f"A text may have {self._limits.text_bytes} bytes. Received: one of {max(sizes)}.")
+
+async def _disconnected(request):
+    """Returns when whoever asked is gone. Its body must have been read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def _status_of(version: Version) -> get_model_status_pb2.ModelVersionStatus:

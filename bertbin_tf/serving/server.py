@@ -1,6 +1,8 @@
 """The server: a folder that is watched, the application that answers, a socket."""
 
 import asyncio
+import contextlib
+import math
 import os
 import socket
 from collections.abc import Callable
@@ -11,10 +13,12 @@ import uvicorn
 from bertbin_tf.serving.batching import Batcher
 from bertbin_tf.serving.limits import Limits
 from bertbin_tf.serving.measures import Measures
+from bertbin_tf.serving.refused import Refused
 from bertbin_tf.serving.rest import build_app
-from bertbin_tf.serving.versions import NotServed, Versions
+from bertbin_tf.serving.versions import Versions
 
-SECONDS_TO_STOP = 30
+KEEP_ALIVE_SECONDS = 75  # longer than proxies and clients keep an idle connection: they close it, and not we
+MAX_CONNECTIONS = 1024
 
 
 class ModelServer:
@@ -58,16 +62,16 @@ class ModelServer:
         poll_seconds: float = 1.0,
         report: Callable[[str], None] = print,
     ):
-        self._path = Path(path).resolve()
+        self._path = Path(os.path.abspath(path))
         self._poll_seconds = poll_seconds
-        self._report = report
+        self._tell = report
         limits = limits or Limits()
-        measures = Measures(report)
+        measures = Measures(self._report)
 
         def make_batcher(servable):
             return Batcher(servable, max_waiting=limits.waiting, observe=measures.batch_rows.observe)
 
-        self._versions = Versions(self._path, make_batcher, labels=labels, report=report)
+        self._versions = Versions(self._path, make_batcher, labels=labels, report=self._report)
         measures.waiting.set_function(lambda: self._versions.num_waiting)
         measures.version.set_function(self._served)
         try:
@@ -88,7 +92,11 @@ class ModelServer:
                 log_level="error",
                 access_log=False,
                 server_header=False,
-                timeout_graceful_shutdown=SECONDS_TO_STOP,
+                http="h11",  # which limits the size of headers
+                limit_concurrency=MAX_CONNECTIONS,
+                timeout_keep_alive=KEEP_ALIVE_SECONDS,
+                # A request may wait so long for its body, and again for its answer.
+                timeout_graceful_shutdown=math.ceil(2 * limits.seconds) + 1,
             )
         )
 
@@ -106,30 +114,41 @@ class ModelServer:
 
     async def _run(self):
         with self._socket:
-            await self._versions.update()
-            if not self._served():
-                reasons = " ".join(version.error for version in self._versions)
-                raise ValueError(
-                    f"'{self._path}' has no version that can be served. Export one with `bertbin-tf export`. {reasons}"
-                )
-            self._report(f"answers at {self._url}")
-            watching = asyncio.get_running_loop().create_task(self._watch())
+            serving = asyncio.ensure_future(self._server.serve(sockets=[self._socket]))
+            watching = asyncio.ensure_future(self._watch())
             try:
-                await self._server.serve(sockets=[self._socket])
+                await asyncio.wait({serving, watching}, return_when=asyncio.FIRST_COMPLETED)
+                if watching.done():  # it has found nothing to serve
+                    self.stop()
+                await serving
+                if watching.done():
+                    await watching
             finally:
                 watching.cancel()
                 await self._versions.close()
 
     async def _watch(self):
+        """Loads what is there, and then whatever comes."""
+        await self._versions.update()
+        if not self._served():
+            reasons = " ".join(version.error for version in self._versions)
+            raise ValueError(
+                f"'{self._path}' has no version that can be served. Export one with `bertbin-tf export`. {reasons}"
+            )
+        self._report(f"answers at {self._url}")
         while True:
             await asyncio.sleep(self._poll_seconds)
             try:
                 await self._versions.update()
-            except OSError as error:  # the disk may come back
-                self._report(f"'{self._path}' cannot be read: {error}")
+            except Exception as error:  # the disk may come back
+                self._report(f"'{self._path}' cannot be looked at: {error}")
 
     def _served(self):
         try:
             return self._versions.find().number
-        except NotServed:
+        except Refused:
             return 0
+
+    def _report(self, line):
+        with contextlib.suppress(Exception):  # whoever read the lines may be gone; those who ask are not
+            self._tell(" ".join(line.split()))

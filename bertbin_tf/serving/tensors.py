@@ -13,60 +13,62 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-_INTEGERS = {tf.int32: np.int32, tf.int64: np.int64}
-_FLOATS = {tf.float32, tf.float64}
+from bertbin_tf.serving.refused import Refused
+
 _TYPES = {str: "String", bool: "Boolean", int: "Number", float: "Number", list: "Array", dict: "Object"}
-
-
-class RequestError(ValueError):
-    """A request cannot be understood. The message is for whoever sent it."""
 
 
 def read_request(body: bytes) -> tuple[dict, str]:
     """Returns the JSON object of a request and the name of the signature that it asks for.
 
     Raises:
-        RequestError: If it is no JSON object.
+        Refused: If it is no JSON object.
     """
     if not body:
-        raise RequestError("JSON Parse error: The document is empty")
+        raise Refused(400, "JSON Parse error: The document is empty")
     try:
         request = json.loads(body.decode("utf-8"))
     except UnicodeDecodeError as error:
-        raise RequestError(
-            f"JSON Parse error: The body is not UTF-8 at offset: {error.start}. Send such text as {{'b64': ...}}"
+        raise Refused(
+            400, f"JSON Parse error: The body is not UTF-8 at offset: {error.start}. Send such text as {{'b64': ...}}"
         ) from error
     except json.JSONDecodeError as error:
-        raise RequestError(f"JSON Parse error: {error.msg} at offset: {error.pos}") from error
-    except (RecursionError, ValueError) as error:  # nested a thousand deep; a number of a thousand digits
-        raise RequestError(f"JSON Parse error: {str(error).partition(':')[0]}") from error
+        raise Refused(400, f"JSON Parse error: {error.msg} at offset: {error.pos}") from error
+    except (RecursionError, ValueError) as error:  # nested a thousand deep; a number of thousands of digits
+        raise Refused(400, f"JSON Parse error: {str(error).partition(':')[0]}") from error
     if not isinstance(request, dict):
-        raise RequestError(f"JSON Value: {_show(request)} Is not object")
+        raise Refused(400, f"JSON Value: {_show(request)} Is not object")
     signature = request.get("signature_name", "serving_default")
     if not isinstance(signature, str):
-        raise RequestError(
-            f"JSON Value: {_show(request)} not formatted correctly. 'signature_name' key must be a string value."
+        raise Refused(
+            400,
+            f"JSON Value: {_show(request)} not formatted correctly. 'signature_name' key must be a string value.",
         )
     return request, signature or "serving_default"
 
 
-def read_inputs(request: dict, specs: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], bool]:
+def read_inputs(request: dict, specs: Mapping[str, Any], max_rows: int) -> tuple[dict[str, np.ndarray], bool]:
     """Returns the arrays of a request, and whether they came as rows.
 
     Args:
         request: Dict, as `read_request` returns it.
-        specs: Dict from an input's name to its `TensorInfo`.
+        specs: Dict from an input's name to its `TensorInfo`; not empty.
+        max_rows: Int >= 1. More are refused before any is looked at.
 
     Raises:
-        RequestError: If they are not what the signature takes.
+        Refused: If they are not what the signature takes.
     """
     if "instances" in request and "inputs" in request:
-        raise RequestError("Not formatted correctly expecting only one of 'inputs' or 'instances' keys to exist")
+        raise Refused(400, "Not formatted correctly expecting only one of 'inputs' or 'instances' keys to exist")
     if "instances" in request:
-        return _read_rows(request["instances"], specs), True
-    if "inputs" in request:
-        return _read_columns(request["inputs"], specs), False
-    raise RequestError("Missing 'inputs' or 'instances' key")
+        columns = _columns_of_rows(request["instances"], specs, max_rows)
+    elif "inputs" in request:
+        columns = _columns(request["inputs"], specs)
+    else:
+        raise Refused(400, "Missing 'inputs' or 'instances' key")
+    for values in columns.values():
+        _check_rows(values, max_rows)
+    return {name: _to_array(name, columns[name], spec) for name, spec in specs.items()}, "instances" in request
 
 
 def write_answer(outputs: Mapping[str, np.ndarray], as_rows: bool) -> bytes:
@@ -81,83 +83,103 @@ def write_answer(outputs: Mapping[str, np.ndarray], as_rows: bool) -> bytes:
     return json.dumps(answer).encode("utf-8")
 
 
-def _read_rows(rows, specs):
+def _columns_of_rows(rows, specs, max_rows):
     if not isinstance(rows, list):
-        raise RequestError("Expecting 'instances' to be a list/array")
+        raise Refused(400, "Expecting 'instances' to be a list/array")
     if not rows:
-        raise RequestError("No values in 'instances' array")
+        raise Refused(400, "No values in 'instances' array")
+    _check_rows(rows, max_rows)
     has_names = isinstance(rows[0], dict) and not _is_base64(rows[0])
     if not has_names and len(specs) > 1:
-        raise RequestError(
+        raise Refused(
+            400,
             "instances is a plain list, but expecting list of objects as multiple input tensors required as per "
-            "tensorinfo_map"
+            "tensorinfo_map",
         )
     columns = {name: [] for name in specs}
     for number, row in enumerate(rows):
         if has_names != (isinstance(row, dict) and not _is_base64(row)):
-            raise RequestError(f"Expecting {'object' if has_names else 'value/list'} at item {number} of input list")
+            raise Refused(400, f"Expecting {'object' if has_names else 'value/list'} at item {number} of input list")
         row = row if has_names else {next(iter(specs)): row}
         if set(row) != set(specs):
-            raise RequestError(
+            raise Refused(
+                400,
                 f"Failed to process element: {number} of 'instances' list. JSON object: {_show(row)} keys must be "
-                f"equal to: {','.join(sorted(specs))}"
+                f"equal to: {','.join(sorted(specs))}",
             )
         for name, value in row.items():
             columns[name].append(value)
-    return {name: _to_array(name, values, specs[name]) for name, values in columns.items()}
+    return columns
 
 
-def _read_columns(columns, specs):
+def _columns(columns, specs):
     if not isinstance(columns, dict) or _is_base64(columns):
         if len(specs) > 1:
-            raise RequestError(
+            raise Refused(
+                400,
                 "inputs is a plain value/list, but expecting an object as multiple input tensors required as per "
-                "tensorinfo_map"
+                "tensorinfo_map",
             )
         columns = {next(iter(specs)): columns}
     if missing := [name for name in specs if name not in columns]:
-        raise RequestError(f"Missing named input: {missing[0]} in 'inputs' object.")
-    return {name: _to_array(name, columns[name], spec) for name, spec in specs.items()}
+        raise Refused(400, f"Missing named input: {missing[0]} in 'inputs' object.")
+    return {name: columns[name] for name in specs}
+
+
+def _check_rows(rows, max_rows):
+    if isinstance(rows, list) and len(rows) > max_rows:
+        raise Refused(400, f"A request may have {max_rows} rows. Received: {len(rows)}. Send them in parts.")
 
 
 def _to_array(name, values, spec):
     dtype, leaves, shape = tf.as_dtype(spec.dtype), [values], []
     for _ in spec.tensor_shape.dim:
         if not all(isinstance(leaf, list) for leaf in leaves):
-            raise RequestError(
+            raise Refused(
+                400,
                 f"JSON Value: {_show(values)} is not a list nested {len(spec.tensor_shape.dim)} deep, which the input "
-                f"{name} is"
+                f"{name} is",
             )
         if len({len(leaf) for leaf in leaves}) > 1:
-            raise RequestError(f"Encountered list at unexpected size in the input {name}: all must be of one size")
+            raise Refused(400, f"Encountered list at unexpected size in the input {name}: all must be of one size")
         shape.append(len(leaves[0]) if leaves else 0)
         leaves = [item for leaf in leaves for item in leaf]
-    array = np.empty(len(leaves), object if dtype == tf.string else dtype.as_numpy_dtype)
-    for i, leaf in enumerate(leaves):
-        array[i] = _to_value(leaf, dtype)
+    if dtype == tf.string:
+        array = np.empty(len(leaves), object)
+        array[:] = list(map(_to_bytes, leaves))
+    else:
+        array = _to_integers(leaves, dtype)
     return array.reshape(shape)
 
 
-def _to_value(leaf, dtype):
-    if dtype == tf.string and _is_base64(leaf):
+def _to_bytes(leaf):
+    if _is_base64(leaf):
         try:
-            return base64.b64decode(leaf["b64"], validate=True)
+            encoded = leaf["b64"]
+            return base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True)
         except (binascii.Error, ValueError) as error:
-            raise RequestError("Unable to base64 decode") from error
-    is_number = isinstance(leaf, int | float) and not isinstance(leaf, bool)
-    if dtype == tf.string and isinstance(leaf, str):
-        try:
-            return leaf.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise RequestError("JSON Parse error: The surrogate pair in string is invalid.") from error
-    if dtype in _INTEGERS and is_number and isinstance(leaf, int):
-        limits = np.iinfo(_INTEGERS[dtype])
-        if limits.min <= leaf <= limits.max:
-            return leaf
-    if dtype in _FLOATS and is_number and abs(leaf) < 1e308:
-        return leaf
+            raise Refused(400, "Unable to base64 decode") from error
+    if not isinstance(leaf, str):
+        raise _wrong_type(leaf, tf.string)
+    try:
+        return leaf.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise Refused(400, "JSON Parse error: The surrogate pair in string is invalid.") from error
+
+
+def _to_integers(leaves, dtype):
+    # All at once, for a request may hold a million of them.
+    if not dtype.is_integer or not set(map(type, leaves)) <= {int}:
+        wrong = [leaf for leaf in leaves if type(leaf) is not int or not dtype.is_integer]
+        raise _wrong_type(wrong[0] if wrong else leaves, dtype)
+    if leaves and not dtype.min <= min(leaves) <= max(leaves) <= dtype.max:
+        raise _wrong_type(max(leaves, key=abs), dtype)
+    return np.array(leaves, dtype.as_numpy_dtype)
+
+
+def _wrong_type(leaf, dtype):
     kind = "Null" if leaf is None else _TYPES[type(leaf)]
-    raise RequestError(f"JSON Value: {_show(leaf)} Type: {kind} is not of expected type: {dtype.name}")
+    return Refused(400, f"JSON Value: {_show(leaf)} Type: {kind} is not of expected type: {dtype.name}")
 
 
 def _is_base64(value):

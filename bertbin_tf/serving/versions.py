@@ -5,12 +5,16 @@ import contextlib
 import dataclasses
 import enum
 import os
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 from bertbin_tf.export.servable import Servable, versions_in
 from bertbin_tf.export.verification import check
 from bertbin_tf.serving.batching import Batcher
+from bertbin_tf.serving.refused import Refused
+
+RETRY_SECONDS = 60.0  # as TF Serving's load_retry_interval_micros
 
 
 class State(enum.Enum):
@@ -20,10 +24,6 @@ class State(enum.Enum):
     AVAILABLE = "AVAILABLE"
     UNLOADING = "UNLOADING"
     END = "END"
-
-
-class NotServed(LookupError):
-    """There is no such version, or none yet."""
 
 
 @dataclasses.dataclass
@@ -38,6 +38,7 @@ class Version:
         batcher: The `Batcher` that answers, while it is available.
         num_users: Int, the requests that it is answering. Defaults to `0`.
         seen: What the folder looked like when it was tried. Defaults to `None`.
+        tried: Float, when that was, in seconds of `time.monotonic`. Defaults to `0.0`.
     """
 
     number: int
@@ -47,6 +48,7 @@ class Version:
     batcher: Batcher | None = None
     num_users: int = 0
     seen: object = None
+    tried: float = 0.0
 
 
 class Versions:
@@ -54,7 +56,8 @@ class Versions:
 
     A new version is loaded, warmed up and compared with its golden file while the old one goes on answering; then
     requests go to the new one, and the old one is dropped when it has answered the last that it had taken. A version
-    that fails is left out, with the reason in its status, and tried again when its folder changes.
+    that fails, or has no golden file, is left out, with the reason in its status, and tried again when its folder
+    changes, and each minute.
 
     Args:
         path: Folder of the model.
@@ -62,6 +65,9 @@ class Versions:
         labels: Dict from a label to the number of the version that it stands for; these versions are served besides
             the highest. Defaults to none.
         report: Function that is told, in one line, what happened. Defaults to nothing.
+
+    Attributes:
+        name: String, the name of the folder, which is the model's.
     """
 
     def __init__(
@@ -72,8 +78,9 @@ class Versions:
         labels: dict[str, int] | None = None,
         report: Callable[[str], None] = lambda line: None,
     ):
-        self.path = Path(path)
-        self.labels = labels or {}
+        self._path = Path(path)
+        self.name = self._path.name
+        self._labels = labels or {}
         self._make_batcher = make_batcher
         self._report = report
         self._versions: dict[int, Version] = {}
@@ -91,16 +98,16 @@ class Versions:
         """Returns the version that is served: the highest, or that of a number or a label.
 
         Raises:
-            NotServed: If it is not.
+            Refused: If it is not.
         """
         if label is not None:
-            if label not in self.labels:
-                raise NotServed(f"Unrecognized servable version label: {label}")
-            number = self.labels[label]
+            if label not in self._labels:
+                raise Refused(400, f"Unrecognized servable version label: {label}")
+            number = self._labels[label]
         served = [version for version in self if version.state is State.AVAILABLE and number in (None, version.number)]
         if not served:
-            what = f"Latest({self.path.name})" if number is None else f"Specific({self.path.name}, {number})"
-            raise NotServed(f"Servable not found for request: {what}")
+            what = f"Latest({self.name})" if number is None else f"Specific({self.name}, {number})"
+            raise Refused(404, f"Servable not found for request: {what}")
         return served[-1]
 
     @contextlib.asynccontextmanager
@@ -115,8 +122,8 @@ class Versions:
 
     async def update(self) -> None:
         """Looks at the folder, loads what is new and drops what has been replaced."""
-        folders = await asyncio.to_thread(versions_in, self.path)
-        labelled = [number for number in set(self.labels.values()) if number in folders]
+        folders = await asyncio.to_thread(versions_in, self._path)
+        labelled = [number for number in set(self._labels.values()) if number in folders]
         served = {number for number in labelled if await self._is_served(number, folders[number])}
         for number in sorted(folders, reverse=True):
             if await self._is_served(number, folders[number]):
@@ -141,9 +148,12 @@ class Versions:
         """Returns whether a version is available, after an attempt to load it if that may help."""
         version = self._versions.get(number)
         seen = await asyncio.to_thread(_look_at, folder)
-        if version is not None and (version.state is not State.END or (version.error and version.seen == seen)):
-            return version.state is State.AVAILABLE
-        version = self._versions[number] = Version(number, folder, seen=seen)
+        if version is not None:
+            has_failed = version.state is State.END and version.error
+            is_due = version.seen != seen or time.monotonic() - version.tried > RETRY_SECONDS
+            if version.state is not State.END or (has_failed and not is_due):
+                return version.state is State.AVAILABLE
+        version = self._versions[number] = Version(number, folder, seen=seen, tried=time.monotonic())
         try:
             servable = await asyncio.to_thread(_load, folder)
         except Exception as error:  # whatever is wrong with it, the others are served
@@ -171,7 +181,7 @@ class Versions:
 def _load(folder):
     servable = Servable(folder)
     try:
-        check(servable, needs_golden=False)
+        check(servable)
     except BaseException:
         servable.close()
         raise
