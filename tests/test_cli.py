@@ -243,7 +243,7 @@ def test_serve_answers_until_it_is_told_to_stop(tiny_backbone, tiny_preprocessor
     finally:
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
-    assert (process.returncode, out, err) == (130, "", "bertbin-tf: interrupted\n")
+    assert (process.returncode, out, err) == (130, "version 1 is dropped\n", "bertbin-tf: interrupted\n")
 
 
 def test_unreadable_recipe_shows_a_traceback_only_when_asked(tmp_path, capsys):

@@ -61,7 +61,7 @@ def serving(path, **options):
     server = ModelServer(path, port=0, poll_seconds=0.1, report=lines.append, **options)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
-    wait_for(lambda: any("answers at" in line for line in lines) or not thread.is_alive())
+    assert server.wait(60)
     try:
         yield f"http://127.0.0.1:{server.port}", lines
     finally:
@@ -491,7 +491,7 @@ def test_broken_log_stops_nothing(exported, tmp_path):
     thread = threading.Thread(target=server.run)
     thread.start()
     client = RestClient("tiny", f"http://127.0.0.1:{server.port}")
-    wait_for(lambda: requests.get(f"http://127.0.0.1:{server.port}/health", timeout=60).ok)
+    assert server.wait(60)
     shutil.copytree(exported / "2", path / "2")  # not in one step: it fails until it is whole
     wait_for(lambda: client.versions() == {1: "END", 2: "AVAILABLE"})
     server.stop()
@@ -509,7 +509,8 @@ def test_health_says_no_until_a_version_is_loaded(exported, monkeypatch):
     url = f"http://127.0.0.1:{server.port}"
     assert requests.get(url + "/health", timeout=60).status_code == 503
     go.set()
-    wait_for(lambda: requests.get(url + "/health", timeout=60).status_code == 200)
+    assert server.wait(60)
+    assert requests.get(url + "/health", timeout=60).status_code == 200
     server.stop()
     thread.join(30)
 

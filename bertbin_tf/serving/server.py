@@ -5,6 +5,7 @@ import contextlib
 import math
 import os
 import socket
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -46,6 +47,8 @@ class ModelServer:
     Example:
     >>> server = ModelServer("saved_models/movies", port=0, report=lambda line: None)
     >>> threading.Thread(target=server.run).start()  # or `server.run()`, which ends when it is interrupted
+    >>> server.wait(seconds=60)
+    True
     >>> RestClient("movies", f"http://127.0.0.1:{server.port}").predict(["a great film"]).label
     array([1])
     >>> server.stop()
@@ -65,6 +68,7 @@ class ModelServer:
         self._path = Path(os.path.abspath(path))
         self._poll_seconds = poll_seconds
         self._tell = report
+        self._ready = threading.Event()
         limits = limits or Limits()
         measures = Measures(self._report)
 
@@ -108,6 +112,14 @@ class ModelServer:
         """
         asyncio.run(self._run())
 
+    def wait(self, seconds: float) -> bool:
+        """Waits, in another thread than that of `run`, until a version answers; returns whether one does.
+
+        Args:
+            seconds: Float, the longest to wait.
+        """
+        return self._ready.wait(seconds)
+
     def stop(self) -> None:
         """Ends `run`, from any thread."""
         self._server.should_exit = True
@@ -135,6 +147,7 @@ class ModelServer:
             raise ValueError(
                 f"'{self._path}' has no version that can be served. Export one with `bertbin-tf export`. {reasons}"
             )
+        self._ready.set()
         self._report(f"answers at {self._url}")
         while True:
             await asyncio.sleep(self._poll_seconds)
