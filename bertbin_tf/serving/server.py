@@ -86,8 +86,8 @@ class ModelServer:
             raise ValueError(
                 f"Cannot listen on {host}, port {port}: {reason}. Another server may have it: choose another port."
             ) from error
-        # Inherited by connections. Without it an answer waits 40 ms for the other side to acknowledge its headers; asyncio
-        # sets it only for sockets that it made itself.
+        # Inherited by connections. Without it an answer waits 40 ms for the other side to acknowledge its headers;
+        # asyncio sets it only for sockets that it made itself.
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.port = self._socket.getsockname()[1]
         self._url = f"http://{f'[{host}]' if ':' in host else host}:{self.port}/v1/models/{self._path.name}"
