@@ -114,7 +114,11 @@ class Servable:
         """Returns what the signature `info` says of the model: its name, version, threshold ...; empty without one."""
         if "info" not in self.signatures:
             return {}
-        return first_of(self.run({"text": as_bytes([""])}, "info"))
+        firsts = {name: values[0] for name, values in self.run({"text": as_bytes([""])}, "info").items()}
+        return {
+            name: value.decode(errors="replace") if isinstance(value, bytes) else value.item()
+            for name, value in firsts.items()
+        }
 
     def close(self) -> None:
         """Frees the weights. What still runs is cancelled."""
@@ -151,15 +155,6 @@ def quiet_tensorflow() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
-
-
-def first_of(outputs: dict[str, np.ndarray]) -> dict[str, str | int | float]:
-    """Returns the first value of each output, as Python has it."""
-    values = {name: array[0] for name, array in outputs.items()}
-    return {
-        name: value.decode(errors="replace") if isinstance(value, bytes) else value.item()
-        for name, value in values.items()
-    }
 
 
 def operations_of(path: str | os.PathLike) -> frozenset[str]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import requests
 
-TEXTS_AT_ONCE = 32  # what a TF Serving that batches and does not split takes, in our configuration of it
+TEXTS_AT_ONCE = 32  # what a server computes together: more in a request is no faster, and others wait behind it
 
 
 class ServerError(RuntimeError):
@@ -27,7 +27,39 @@ class Answers:
     label: np.ndarray
 
 
-class RestClient:
+class _Client:
+    """What both clients do, whatever carries the request."""
+
+    def predict(self, texts: Sequence[str | bytes]) -> Answers:
+        """Returns the `Answers` to some texts, of which 32 are sent at a time.
+
+        Args:
+            texts: Strings, or bytes in UTF-8 or not.
+
+        Raises:
+            ServerError: If the server cannot be reached or refuses.
+            ValueError: If it is one text and not a sequence.
+        """
+        if isinstance(texts, str | bytes):
+            raise ValueError(f"`texts` must be a sequence of texts. Received: one {type(texts).__name__}.")
+        parts = [texts[start : start + TEXTS_AT_ONCE] for start in range(0, len(texts), TEXTS_AT_ONCE)]
+        answers = [self._outputs(part, "serving_default") for part in parts]
+        return Answers(
+            np.array([value for answer in answers for value in answer["probability"]], "float32"),
+            np.array([value for answer in answers for value in answer["label"]], "int64"),
+        )
+
+    def info(self) -> dict:
+        """Returns what the model says of itself: name, version, threshold ...
+
+        Raises:
+            ServerError: As `predict`.
+        """
+        firsts = {name: values[0] for name, values in self._outputs([""], "info").items()}
+        return {name: value.decode() if isinstance(value, bytes) else value for name, value in firsts.items()}
+
+
+class RestClient(_Client):
     """Asks a server over HTTP: TF Serving or `bertbin-tf serve`.
 
     Args:
@@ -65,35 +97,6 @@ class RestClient:
         self._session = requests.Session()  # one connection for all requests
         self._session.trust_env = False  # no proxy between a client and its server
 
-    def predict(self, texts: Sequence[str | bytes]) -> Answers:
-        """Returns the `Answers` to some texts, of which 32 are sent at a time.
-
-        Args:
-            texts: Strings, or bytes in UTF-8 or not.
-
-        Raises:
-            ServerError: If the server cannot be reached or refuses.
-            ValueError: If it is one text and not a sequence.
-        """
-        instances = [_to_json(text) for text in _checked(texts)]
-        predictions = []
-        for start in range(0, len(instances), TEXTS_AT_ONCE):
-            body = {"instances": instances[start : start + TEXTS_AT_ONCE]}
-            predictions += self._ask("post", f"{self._which}:predict", json=body)["predictions"]
-        return Answers(
-            np.array([prediction["probability"] for prediction in predictions], "float32"),
-            np.array([prediction["label"] for prediction in predictions], "int64"),
-        )
-
-    def info(self) -> dict:
-        """Returns what the model says of itself: name, version, threshold ...
-
-        Raises:
-            ServerError: As `predict`.
-        """
-        body = {"signature_name": "info", "instances": [""]}
-        return self._ask("post", f"{self._which}:predict", json=body)["predictions"][0]
-
     def versions(self) -> dict[int, str]:
         """Returns the state of each version, such as `{2: "AVAILABLE"}`.
 
@@ -102,6 +105,11 @@ class RestClient:
         """
         statuses = self._ask("get", "")["model_version_status"]
         return {int(status["version"]): status["state"] for status in statuses}
+
+    def _outputs(self, texts, signature):
+        body = {"signature_name": signature, "instances": list(map(_to_json, texts))}
+        rows = self._ask("post", f"{self._which}:predict", json=body)["predictions"]
+        return {name: [row[name] for row in rows] for name in rows[0]}
 
     def _ask(self, method, path, **options):
         try:
@@ -117,7 +125,7 @@ class RestClient:
         return content
 
 
-class GrpcClient:
+class GrpcClient(_Client):
     """Asks TF Serving over gRPC, with the stubs of tensorflow-serving-api.
 
     Args:
@@ -160,34 +168,7 @@ class GrpcClient:
             channel = grpc.secure_channel(target, credentials)
         self._stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
 
-    def predict(self, texts: Sequence[str | bytes]) -> Answers:
-        """Returns the `Answers` to some texts, of which 32 are sent at a time.
-
-        Args:
-            texts: Strings, or bytes in UTF-8 or not.
-
-        Raises:
-            ServerError: If the server cannot be reached or refuses.
-            ValueError: If it is one text and not a sequence.
-        """
-        texts = _checked(texts)
-        parts = [texts[start : start + TEXTS_AT_ONCE] for start in range(0, len(texts), TEXTS_AT_ONCE)]
-        answers = [self._ask(part, "serving_default") for part in parts]
-        if not answers:
-            return Answers(np.zeros(0, "float32"), np.zeros(0, "int64"))
-        return Answers(*(np.concatenate([answer[name] for answer in answers]) for name in ("probability", "label")))
-
-    def info(self) -> dict:
-        """Returns what the model says of itself: name, version, threshold ...
-
-        Raises:
-            ServerError: As `predict`.
-        """
-        from bertbin_tf.export.servable import first_of
-
-        return first_of(self._ask([""], "info"))
-
-    def _ask(self, texts, signature):
+    def _outputs(self, texts, signature):
         import grpc
         import tensorflow as tf
 
@@ -203,18 +184,12 @@ class GrpcClient:
             response = self._stub.Predict(request, timeout=self._seconds)
         except grpc.RpcError as error:
             raise ServerError(f"{self._target}: {error.details()} ({error.code().name})") from error
-        return {name: tf.make_ndarray(tensor) for name, tensor in response.outputs.items()}
+        return {name: tf.make_ndarray(tensor).tolist() for name, tensor in response.outputs.items()}
 
 
 def _check_one(version, label):
     if version is not None and label is not None:
         raise ValueError(f"Give `version` or `label`, not both. Received: version={version}, label={label!r}")
-
-
-def _checked(texts):
-    if isinstance(texts, str | bytes):
-        raise ValueError(f"`texts` must be a sequence of texts. Received: one {type(texts).__name__}.")
-    return texts
 
 
 def _to_json(text):
