@@ -19,18 +19,10 @@ MIN_LENGTH = 32  # bytes; below, all texts are alike
 
 @dataclasses.dataclass(eq=False)
 class _Row:
-    signature: str
+    kind: tuple  # rows of one kind can be stacked: of one signature, and of the same shapes
+    length: int
     inputs: dict
     answer: asyncio.Future
-
-    @property
-    def kind(self):
-        """Rows of one kind can be stacked: texts with texts, tokens with tokens of the same length."""
-        return self.signature, tuple(np.shape(value) for value in self.inputs.values())
-
-    @property
-    def length(self):
-        return max(MIN_LENGTH, *(len(value) for value in self.inputs.values() if isinstance(value, bytes)), 0)
 
 
 class Batcher:
@@ -85,8 +77,11 @@ class Batcher:
                 Retry_After="1",
             )
         loop = asyncio.get_running_loop()
-        columns = zip(*inputs.values(), strict=True)
-        rows = [_Row(signature, dict(zip(inputs, row, strict=True)), loop.create_future()) for row in columns]
+        kind = (signature, *(array.shape[1:] for array in inputs.values()))
+        rows = [
+            _Row(kind, _length(row), dict(zip(inputs, row, strict=True)), loop.create_future())
+            for row in zip(*inputs.values(), strict=True)
+        ]
         self._rows.extend(rows)
         if self._task is None:
             self._task = loop.create_task(self._work())
@@ -139,13 +134,17 @@ class Batcher:
         if not batch:
             return
         inputs = {name: _stack([row.inputs[name] for row in batch]) for name in batch[0].inputs}
-        outputs = await self._run(inputs, batch[0].signature)
+        outputs = await self._run(inputs, batch[0].kind[0])
         for i, row in enumerate(batch):
             if not row.answer.done():
                 row.answer.set_result({name: values[i] for name, values in outputs.items()})
 
     async def _run(self, inputs, signature):
         return await asyncio.get_running_loop().run_in_executor(self._thread, self.servable.run, inputs, signature)
+
+
+def _length(row):
+    return max([MIN_LENGTH, *(len(value) for value in row if isinstance(value, bytes))])
 
 
 def _stack(values):

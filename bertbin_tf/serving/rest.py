@@ -115,20 +115,23 @@ class _Api:
             raise Refused(400, f"Expected {what} signature method_name; this model has predict signatures")
         body = await self._read(request)
         async with self._versions.use(*which) as batcher:
-            specs = {name: signature.inputs for name, signature in batcher.servable.signatures.items()}
-            parse = asyncio.to_thread(self._parse, body, specs) if len(body) > SMALL_BODY else None
-            inputs, name, as_rows = await parse if parse else self._parse(body, specs)
+            signatures = batcher.servable.signatures
+            if len(body) > SMALL_BODY:
+                inputs, name, as_rows = await asyncio.to_thread(self._parse, body, signatures)
+            else:
+                inputs, name, as_rows = self._parse(body, signatures)
             outputs = await self._unless_gone(request, batcher.answer(inputs, name))
         self._measures.rows.inc(len(next(iter(inputs.values()))))
         return write_answer(outputs, as_rows)
 
-    def _parse(self, body, specs):
+    def _parse(self, body, signatures):
         request, name = read_request(body)
-        if name not in specs:
+        if name not in signatures:
             raise Refused(400, f'Serving signature name: "{name}" not found in signature def')
-        if not specs[name]:
+        specs = signatures[name].inputs
+        if not specs:
             raise Refused(400, f"Failed to get input map for signature: {name}")
-        inputs, as_rows = read_inputs(request, specs[name], self._limits.rows)
+        inputs, as_rows = read_inputs(request, specs, self._limits.rows)
         texts = [text for array in inputs.values() if array.dtype == object for text in array.ravel()]
         longest = max(map(len, texts), default=0)
         if longest > self._limits.text_bytes:

@@ -147,12 +147,13 @@ class Versions:
     async def _is_served(self, number, folder):
         """Returns whether a version is available, after an attempt to load it if that may help."""
         version = self._versions.get(number)
+        if version is not None and version.state is not State.END:
+            return version.state is State.AVAILABLE
         seen = await asyncio.to_thread(_look_at, folder)
-        if version is not None:
-            has_failed = version.state is State.END and version.error
+        if version is not None and version.error:
             is_due = version.seen != seen or time.monotonic() - version.tried > RETRY_SECONDS
-            if version.state is not State.END or (has_failed and not is_due):
-                return version.state is State.AVAILABLE
+            if not is_due:
+                return False
         version = self._versions[number] = Version(number, folder, seen=seen, tried=time.monotonic())
         try:
             servable = await asyncio.to_thread(_load, folder)
