@@ -185,15 +185,20 @@ def _reason(stderr):
     return " ".join(errors)
 
 
-def _check_sha256(archive, expected):
+def sha256_of(path: str | os.PathLike) -> str:
+    """Returns the SHA-256 of a file's content, in hexadecimal."""
     digest = hashlib.sha256()
-    with archive.open("rb") as file:
+    with open(path, "rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
-    if digest.hexdigest() != expected:
+    return digest.hexdigest()
+
+
+def _check_sha256(archive, expected):
+    if (received := sha256_of(archive)) != expected:
         raise AssetError(
             f"The file {archive} is not the pinned one and was not opened. Delete it and try again. Expected SHA-256 "
-            f"{expected}. Received: {digest.hexdigest()}"
+            f"{expected}. Received: {received}"
         )
 
 

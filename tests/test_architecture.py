@@ -20,10 +20,10 @@ ALLOWED = {
     "callbacks": {"metrics", "optimizers"},
     "distribute": set(),
     "evaluation": set(),
-    "recipe": {"data", "models", "optimizers", "metrics", "callbacks", "distribute", "evaluation"},
+    "recipe": {"assets", "data", "models", "optimizers", "metrics", "callbacks", "distribute", "evaluation"},
     "export": {"data", "models"},
     "serving": {"export"},
-    "doctor": {"optimizers"},
+    "doctor": {"callbacks", "optimizers"},
     "cli": {"assets", "callbacks", "data", "doctor", "evaluation", "export", "recipe", "serving"},
 }
 

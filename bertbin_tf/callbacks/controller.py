@@ -1,16 +1,13 @@
 """The rate of each layer by what is measured while training runs."""
 
-import os
-import tempfile
-
 import keras
 import numpy as np
-import tensorflow as tf
 
 from bertbin_tf.callbacks.journal import Intervention, Journal
 from bertbin_tf.callbacks.scheduler import layerwise_optimizer
+from bertbin_tf.callbacks.snapshot import Snapshot
 from bertbin_tf.callbacks.window import LogitWindow
-from bertbin_tf.optimizers import head_layers, highest_rate
+from bertbin_tf.optimizers import LayerStatistics, head_layers, highest_rate
 
 # As RMS(step) / RMS(weights) at the highest rate. Measured on MiniLM, 150 steps, one seed, all layers alike: accuracy
 # on film reviews and tweets 0.821 and 0.945 at 1e-3, 0.837 and 0.950 at 2e-3, 0.792 and 0.920 at 5e-3, 0.702 and 0.917
@@ -25,6 +22,8 @@ IDLE_DIRECTION = 0.01
 COLLAPSED_SPREAD = 0.1  # of the largest spread seen
 FLAT_SPREAD = 0.02  # in logits, probabilities within half a point: nothing that could collapse yet
 MAX_RESTORES = 4
+# What the controller carries from step to step, beside the interventions, what it saw last and the last good state.
+STATE = ("best_spread", "num_restores", "num_before_epoch", "last_look", "started", "saved", "ceilings")
 
 
 class LayerwiseLearningRateController(keras.callbacks.Callback):
@@ -50,6 +49,7 @@ class LayerwiseLearningRateController(keras.callbacks.Callback):
     metrics that the model was compiled with, rates are set all the same, but a collapse is not seen.
 
     The last good state is kept on disk, in a temporary folder that is removed when training ends, and not in memory.
+    A training that is cut off can go on with `get_state` and `set_state`, as `recipe.TrainingBackup` does.
 
     Args:
         band: Pair of floats, 0 < low <= high: the relative steps that the encoder's layers may take at the highest
@@ -94,17 +94,34 @@ class LayerwiseLearningRateController(keras.callbacks.Callback):
         """What was done in the last `fit`, in order."""
         return self._journal.interventions
 
+    def get_state(self) -> dict:
+        """Returns what it knows of a running `fit`, for `set_state`: numbers, strings, lists, dicts and arrays."""
+        return {name: getattr(self, f"_{name}") for name in STATE} | {
+            "interventions": [list(intervention) for intervention in self.interventions],
+            "checked": self._checked and {layer: list(measured) for layer, measured in self._checked.items()},
+            "window": self._window.before,
+            "good": self._good.get_values(),
+        }
+
+    def set_state(self, state: dict) -> None:
+        """Goes on from what `get_state` returned in another process; to be called when `fit` has begun."""
+        for name in STATE:
+            setattr(self, f"_{name}", state[name])
+        self._journal.interventions[:] = [Intervention(*intervention) for intervention in state["interventions"]]
+        checked = state["checked"]
+        self._checked = checked and {layer: LayerStatistics(*measured) for layer, measured in checked.items()}
+        self._window.before = state["window"]
+        self._good.set_values(state["good"])
+
     def on_train_begin(self, logs=None):
         self._journal = Journal(self.log_dir, self.verbose)
         self._optimizer = layerwise_optimizer(self.model)
         self._heads = _head_layers(self.model)
         self._window = LogitWindow(self.model)
-        self._best_spread, self._num_restores, self._checked = 0.0, 0, None
+        self._best_spread, self._num_restores, self._num_before_epoch, self._checked = 0.0, 0, 0, None
         self._last_look = self._started = self._step()
         self._ceilings = self._bound_multipliers()
-        self._folder = tempfile.TemporaryDirectory(prefix="bertbin_tf-")
-        state = [*self.model.weights, *self._optimizer.variables]
-        self._checkpoint = tf.train.Checkpoint(state=[variable.value for variable in state])
+        self._good = Snapshot([*self.model.weights, *self._optimizer.variables])
         self._save()
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -125,7 +142,7 @@ class LayerwiseLearningRateController(keras.callbacks.Callback):
         logs["interventions"] = len(self.interventions) - self._num_before_epoch
 
     def on_train_end(self, logs=None):
-        self._folder.cleanup()
+        self._good.close()
         self._journal.close()
 
     def _step(self):
@@ -212,7 +229,7 @@ class LayerwiseLearningRateController(keras.callbacks.Callback):
         finite = [speed for speed in speeds.values() if np.isfinite(speed)]
         fastest = max(finite, default=0.0)
         guilty = [layer for layer, speed in speeds.items() if not speed < 0.5 * fastest]
-        self._checkpoint.read(os.path.join(self._folder.name, "good"))
+        self._good.put_back()
         self._optimizer.set_multipliers(multipliers)
         self.model.reset_metrics()  # a sum that is not finite stays so
         self._window.reset()
@@ -258,7 +275,7 @@ class LayerwiseLearningRateController(keras.callbacks.Callback):
         self._journal.tell(Intervention(self._step() if step is None else step, seen, done))
 
     def _save(self):
-        self._checkpoint.write(os.path.join(self._folder.name, "good"))
+        self._good.take()
         self._saved = self._step()
 
 

@@ -34,7 +34,7 @@ class LogitWindow:
 
     def __init__(self, model: keras.Model):
         self._model = model
-        self._before = 0.0
+        self.before = 0.0  # the sums at the last reading
 
     def read(self) -> Answers | None:
         """Returns the answers since the last call, or `None` if there were none or nobody counts them."""
@@ -45,8 +45,8 @@ class LogitWindow:
             return None
         sums = keras.ops.convert_to_numpy(metric.sums).astype("float64")
         # Keras begins anew with every epoch.
-        is_continued = sums[0] > np.ravel(self._before)[0]
-        window, self._before = sums - self._before if is_continued else sums, sums
+        is_continued = sums[0] > np.ravel(self.before)[0]
+        window, self.before = sums - self.before if is_continued else sums, sums
         rows, positives, _, losses, saturated, squares, freedom = window
         if not rows > 0:
             return Answers(math.nan, math.nan, math.nan, math.nan) if math.isnan(rows) else None
@@ -56,4 +56,4 @@ class LogitWindow:
 
     def reset(self) -> None:
         """Counts from 0 again, as the metric does after a reset."""
-        self._before = 0.0
+        self.before = 0.0

@@ -11,7 +11,7 @@ from bertbin_tf.cli.parser import build_parser
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one command and returns its exit code: 0 done, 2 the user's mistake in one line, 1 our fault.
+    """Runs one command and returns its exit code: 0 done, 2 the user's mistake in one line, 1 our fault, 75 preempted.
 
     Args:
         argv: List of strings. Defaults to `None`: those that the process was started with.
@@ -31,6 +31,9 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         print(f"bertbin-tf: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except SystemExit as error:  # `recipe.Preempted`
+        print(f"bertbin-tf: {error}", file=sys.stderr)
+        return error.code
     except KeyboardInterrupt:
         print("bertbin-tf: interrupted", file=sys.stderr)
         return 130

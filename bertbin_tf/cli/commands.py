@@ -32,6 +32,7 @@ def train(
     strategy: str,
     output_dir: Path | None,
     resume: str,
+    backup_every: float,
     dry_run: bool,
     as_json: bool,
     **fields,
@@ -52,7 +53,7 @@ def train(
         return
     output_dir = output_dir or Path("runs") / time.strftime("%Y%m%d-%H%M%S")
     verbose = console.keras_verbosity(as_json)
-    train_recipe(recipe, output_dir, strategy=strategy, resume=resume, verbose=verbose)
+    train_recipe(recipe, output_dir, strategy=strategy, resume=resume, backup_every=backup_every, verbose=verbose)
     metrics = json.loads((output_dir / "metrics.json").read_text(encoding="utf-8"))
     if as_json:
         console.print_json({"run": str(output_dir)} | metrics)

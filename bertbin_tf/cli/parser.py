@@ -46,6 +46,9 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--resume", choices=("never", "auto"), default="never", help="auto: go on in a RUN that was begun"
     )
+    train.add_argument(
+        "--backup-every", type=float, default=600.0, metavar="SECONDS", help="from backup to backup (default: 600)"
+    )
     train.add_argument("--dry-run", action="store_true", help="read, check, build, print the plan; write nothing")
 
     evaluate = _add(commands, "evaluate", "measure a trained run on labelled texts")

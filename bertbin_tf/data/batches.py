@@ -86,6 +86,7 @@ def batch_by_length(
     *,
     boundaries: Sequence[int] | None = None,
     shuffle_seed: int | None = None,
+    epochs: range | None = None,
     drop_remainder: bool = False,
 ) -> tf.data.Dataset:
     """Batches rows of similar length together, padded to one of a few fixed lengths.
@@ -102,6 +103,9 @@ def batch_by_length(
             rounded up to multiples of 8, and the length of the longest row.
         shuffle_seed: Integer; the whole dataset is then shuffled anew for every epoch, in a sequence of orders that
             this seed (with TensorFlow's global seed) decides. Defaults to `None`: not shuffled.
+        epochs: Range of ints >= 0, the epochs to return, one behind the other, for `fit(steps_per_epoch=...)`. What
+            order each has is then decided by `shuffle_seed` and its number alone, whatever was read before: a training
+            that was cut off goes on with `range(first, last)`. Defaults to `None`: one epoch each time it is read.
         drop_remainder: Whether to leave the smaller batches out, so that all have `batch_size` rows. Defaults to
             `False`.
 
@@ -119,16 +123,6 @@ def batch_by_length(
     if not len(lengths):
         raise ValueError("There is nothing to batch: the dataset has no rows.")
     boundaries = _boundaries(lengths) if boundaries is None else _check_boundaries(boundaries, lengths)
-    if shuffle_seed is not None:
-        dataset = dataset.shuffle(len(lengths), seed=shuffle_seed, reshuffle_each_iteration=True)
-    batches = dataset.bucket_by_sequence_length(
-        _length,
-        # What TensorFlow calls a boundary is the first length that does not fit.
-        bucket_boundaries=[boundary + 1 for boundary in boundaries],
-        bucket_batch_sizes=[batch_size] * (len(boundaries) + 1),
-        pad_to_bucket_boundary=True,
-        drop_remainder=drop_remainder,
-    )
     rows = np.bincount(np.searchsorted(boundaries, lengths))
     num_batches = int(np.sum(rows // batch_size if drop_remainder else -(-rows // batch_size)))
     if not num_batches:
@@ -136,6 +130,31 @@ def batch_by_length(
             f"No batch is full, and `drop_remainder=True` leaves out all others. Received: batch_size={batch_size}, "
             f"{len(lengths)} rows in {len(boundaries)} groups of length"
         )
+
+    def batch(rows):
+        return rows.bucket_by_sequence_length(
+            _length,
+            # What TensorFlow calls a boundary is the first length that does not fit.
+            bucket_boundaries=[boundary + 1 for boundary in boundaries],
+            bucket_batch_sizes=[batch_size] * (len(boundaries) + 1),
+            pad_to_bucket_boundary=True,
+            drop_remainder=drop_remainder,
+        )
+
+    def batch_epoch(epoch):
+        if shuffle_seed is None:
+            return batch(dataset)
+        # Of this function's graph only. A tensor as `seed` fails beside a global seed of 0.
+        tf.compat.v1.set_random_seed(shuffle_seed + 1)
+        return batch(dataset.shuffle(len(lengths), seed=epoch, reshuffle_each_iteration=False))
+
+    if epochs is not None:
+        batches = tf.data.Dataset.range(epochs.start, epochs.stop).flat_map(batch_epoch)
+        num_batches *= len(epochs)
+    elif shuffle_seed is not None:
+        batches = batch(dataset.shuffle(len(lengths), seed=shuffle_seed, reshuffle_each_iteration=True))
+    else:
+        batches = batch(dataset)
     # Without it `fit` takes the cardinality for unknown and ends each epoch with an optimizer step without data.
     return batches.apply(tf.data.experimental.assert_cardinality(num_batches)).prefetch(tf.data.AUTOTUNE)
 

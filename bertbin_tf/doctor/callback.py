@@ -1,14 +1,12 @@
 """The doctor in a user's own `fit`: watches, speaks once, and stops or treats if asked to."""
 
 import math
-import os
-import tempfile
 from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
+from bertbin_tf.callbacks.snapshot import Snapshot
 from bertbin_tf.doctor.answers import Answers
 from bertbin_tf.doctor.batches import Batches
 from bertbin_tf.doctor.examination import diagnose
@@ -91,9 +89,8 @@ class DoctorCallback(keras.callbacks.Callback):
         self._losses, self._flat_since, self._next_look = [], None, FIRST_LOOK
         optimizer = self.model.optimizer
         state = [*self.model.weights, *(optimizer.variables if optimizer.built else ())]
-        self._checkpoint = tf.train.Checkpoint(state=[variable.value for variable in state])
-        self._folder = tempfile.TemporaryDirectory(prefix="bertbin_tf-")
-        self._save("start")
+        self._start, self._now = Snapshot(state), Snapshot(state)
+        self._start.take()
 
     def on_epoch_begin(self, epoch, logs=None):
         self._epoch, self._num_batches, self._sum = epoch, 0, 0.0
@@ -113,7 +110,8 @@ class DoctorCallback(keras.callbacks.Callback):
             self._look(len(self._losses))
 
     def on_train_end(self, logs=None):
-        self._folder.cleanup()
+        self._start.close()
+        self._now.close()
 
     def _look(self, step):
         self._next_look = step + min(step, LAST_GAP)
@@ -139,13 +137,13 @@ class DoctorCallback(keras.callbacks.Callback):
         return Answers(self._patient, self._rows).spread
 
     def _speak(self, seen):
-        self._save("now")
-        self._restore("start")
+        self._now.take()
+        self._start.put_back()
         self.diagnosis = diagnose(self.model, self._train_data, self._validation_data, budget=self.budget)
         if self.verbose:
             print(f"\n{seen[0].upper()}{seen[1:]}. Examined from the weights of the start:\n\n{self.diagnosis}\n")
         if self.action == "tell" or not self.diagnosis.findings:
-            self._restore("now")
+            self._now.put_back()
         elif self.action == "stop" or not self._treat():
             self.model.stop_training = True
 
@@ -159,9 +157,3 @@ class DoctorCallback(keras.callbacks.Callback):
         if self.verbose:
             print(f"{self.treated}\n")
         return True
-
-    def _save(self, name):
-        self._checkpoint.write(os.path.join(self._folder.name, name))
-
-    def _restore(self, name):
-        self._checkpoint.read(os.path.join(self._folder.name, name))

@@ -78,16 +78,17 @@ def schedule_of(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.sched
 
 
 def highest_rate(optimizer: keras.optimizers.Optimizer, num_steps: int) -> float:
-    """Returns the highest learning rate of the next steps; without a schedule, the rate now.
+    """Returns the highest learning rate from the first step on; without a schedule, the rate now.
 
     Args:
         optimizer: A Keras optimizer.
-        num_steps: Int >= 1, how far to look ahead. A schedule is asked at some 200 of these steps.
+        num_steps: Int >= 1, how far to look ahead. A schedule is asked at some 200 of these steps and of those before.
     """
     if (schedule := schedule_of(optimizer)) is None:
         return float(keras.ops.convert_to_numpy(optimizer.learning_rate))
     start = int(keras.ops.convert_to_numpy(optimizer.iterations))
-    return max(sample_schedule(schedule, start, num_steps).values())
+    # Those before too: training may go on at the end of its schedule, where the rate is 0.
+    return max(sample_schedule(schedule, 0, start + num_steps).values())
 
 
 def sample_schedule(

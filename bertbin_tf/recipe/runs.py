@@ -20,6 +20,7 @@ import tensorflow as tf
 import bertbin_tf
 from bertbin_tf import data, evaluation
 from bertbin_tf.models import load_preprocessor, save_preprocessor
+from bertbin_tf.recipe.backup_files import has_backup
 from bertbin_tf.recipe.fields import Recipe
 
 PACKAGES = ("keras", "keras-nlp", "keras-hub", "tensorflow", "tensorflow-text", "numpy", "scikit-learn", "pyarrow")
@@ -150,12 +151,13 @@ def load_history(path: str | os.PathLike | None, recipe: Recipe) -> keras.callba
 
 @contextlib.contextmanager
 def output_folder(path: str | os.PathLike | None, recipe: Recipe, resume: str) -> Iterator[None]:
-    """Makes the folder of a run, and takes it away again if what follows raises.
+    """Makes the folder of a run, and takes it away again if what follows raises and there is nothing to go on from.
 
     Args:
         path: The folder, or `None` for none.
         recipe: The `Recipe`, which is written there first.
-        resume: `"auto"` to empty a folder in which this recipe was begun and cut off.
+        resume: `"auto"` to take a folder in which this recipe was begun and cut off; without a backup in it it is
+            emptied.
 
     Raises:
         ValueError: If the folder is in use or cannot be made.
@@ -170,8 +172,10 @@ def output_folder(path: str | os.PathLike | None, recipe: Recipe, resume: str) -
                 f"`output_dir` exists and is not an empty folder. Received: '{path}'. Give the run a folder of its "
                 "own, remove the old one, or, if it was the same recipe that was cut off, take resume='auto'."
             )
-        shutil.rmtree(path)
+        if not has_backup(backup_folder(path)):
+            shutil.rmtree(path)
     existed = path.exists()
+    goes_on = has_backup(backup_folder(path))
     parents = [parent for parent in path.parents if not parent.exists()]
     try:
         path.mkdir(parents=True, exist_ok=existed)
@@ -180,7 +184,11 @@ def output_folder(path: str | os.PathLike | None, recipe: Recipe, resume: str) -
         raise ValueError(f"`output_dir` cannot be written. Received: '{path}' ({error.strerror}).") from error
     try:
         yield
-    except BaseException:
+    except BaseException as error:
+        # What cannot be done from the recipe and the data would not be another time; all else, an hour's work included,
+        # can go on.
+        if goes_on or (has_backup(backup_folder(path)) and not isinstance(error, ValueError)):
+            raise
         shutil.rmtree(path, ignore_errors=True)
         if existed:
             path.mkdir()
@@ -188,6 +196,11 @@ def output_folder(path: str | os.PathLike | None, recipe: Recipe, resume: str) -
             for parent in parents:
                 parent.rmdir()
         raise
+
+
+def backup_folder(path: str | os.PathLike) -> Path:
+    """Returns the folder of the backups of a run that is under way."""
+    return Path(path) / "backup"
 
 
 def data_facts(dataset: tf.data.Dataset) -> dict:

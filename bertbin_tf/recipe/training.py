@@ -1,9 +1,12 @@
 """From a recipe to a trained, calibrated, saved classifier."""
 
+import contextlib
 import dataclasses
+import functools
 import math
 import os
 import time
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -11,10 +14,12 @@ import numpy as np
 import tensorflow as tf
 
 from bertbin_tf import data, distribute, evaluation
+from bertbin_tf.callbacks import LearningRateScheduleCheck
 from bertbin_tf.models import check_preprocessor, fit_head, load_backbone, load_preprocessor
+from bertbin_tf.recipe.backup import Position, TrainingBackup
 from bertbin_tf.recipe.building import build_callbacks, build_model, class_weight_of, prior_of
 from bertbin_tf.recipe.fields import Recipe
-from bertbin_tf.recipe.runs import Run, data_facts, load_history, output_folder, save_run
+from bertbin_tf.recipe.runs import Run, backup_folder, data_facts, load_history, output_folder, save_run
 
 VALIDATION_FRACTION = 0.1
 # With fewer rows, or a temperature beyond these, it is noise or a model without signal that is fitted.
@@ -28,6 +33,7 @@ def train(
     *,
     strategy: str = "auto",
     resume: str = "never",
+    backup_every: float = 600.0,
     verbose: str | int = "auto",
 ) -> keras.callbacks.History:
     """Trains what the recipe describes and returns Keras' `History`, whose `model` has the best weights.
@@ -45,11 +51,15 @@ def train(
         output_dir: Folder to write, which must not exist or be empty. Defaults to `None`: nothing is written.
         strategy: String, see `distribute.strategy`. Defaults to `"auto"`.
         resume: `"auto"` takes an `output_dir` in which the same recipe was begun: if it was finished, that is
-            returned; if it was cut off, it begins again, to the same weights. Defaults to `"never"`.
+            returned; if it was cut off, it goes on from the last backup, to the same weights as if it had not been,
+            bit for bit. Defaults to `"never"`.
+        backup_every: Float > 0, the seconds from one backup in `output_dir` to the next. A backup is as large as the
+            weights six times over, and two are kept until the training ends. Defaults to `600.0`.
         verbose: As for `keras.Model.fit`. Defaults to `"auto"`.
 
     Raises:
         ValueError: If the data, the preset, the strategy or the folder cannot be used, or the loss is not finite.
+        Preempted: On SIGTERM. What was done so far is in a backup, if there is an `output_dir`.
 
     Example:
     >>> history = train(Recipe("reviews.csv", epochs=1), "runs/reviews", verbose=0)
@@ -60,25 +70,19 @@ def train(
         raise ValueError(f"`resume` must be 'never' or 'auto'. Received: resume={resume!r}")
     if resume == "auto" and (history := load_history(output_dir, recipe)):
         return history
-    with output_folder(output_dir, recipe, resume):
+    with output_folder(output_dir, recipe, resume), contextlib.ExitStack() as listening:
         made = prepare(recipe, strategy)
         # A bar where Keras shows bars; a line for each of these passes would say too much.
         bar = verbose if verbose in ("auto", 1) else 0
-        if recipe.head_init == "probe":
-            fit_head(made.model, made.batches, class_weight=class_weight_of(recipe, made.base_rate))
-        first_loss = _log_loss(made, bar)
-        fit_started = time.perf_counter()
-        callbacks = build_callbacks(recipe, made.backbone, next(iter(made.validation_batches))[0], output_dir)
-        history = made.model.fit(
-            made.batches,
-            validation_data=made.validation_batches,
-            epochs=recipe.epochs,
-            callbacks=callbacks,
-            class_weight=class_weight_of(recipe, made.base_rate),
-            shuffle=False,  # `batches` are, and Keras warns that it does not shuffle a dataset
-            verbose=verbose,
-        )
-        fit_seconds = time.perf_counter() - fit_started
+        facts = {"train": data_facts(made.train_data), "validation": data_facts(made.validation_data)}
+        tokens = next(iter(made.validation_batches))[0]
+        callbacks = [*build_callbacks(recipe, made.backbone, tokens, output_dir), keras.callbacks.History()]
+        backup = None
+        if output_dir is not None:
+            backup = TrainingBackup(backup_folder(output_dir), callbacks, every=backup_every, facts=facts)
+            listening.enter_context(backup.listening())
+        first_loss = _begin(made, recipe, backup, bar)
+        history = _fit(made, recipe, callbacks, backup, verbose)
         if not np.isfinite(history.history["loss"][-1]):
             raise ValueError(
                 "The loss stopped being a finite number, so there is no model to keep. Lower the learning rate. "
@@ -96,19 +100,16 @@ def train(
                 "label_entropy": _entropy(prior_of(recipe, made.base_rate)),
                 "last_loss": last_loss,
                 "steps": int(keras.ops.convert_to_numpy(made.model.optimizer.iterations)),
-                "fit_seconds": fit_seconds,
+                "fit_seconds": backup.fit_seconds,
                 # What `LayerwiseLearningRateController` saw and did, a line each.
                 "interventions": [
                     str(line) for callback in callbacks for line in getattr(callback, "interventions", [])
                 ],
-                "seconds": time.perf_counter() - started,
+                "seconds": backup.seconds_before + time.perf_counter() - started,
             }
-            facts = {
-                "strategy": strategy,
-                "replicas": made.devices.num_replicas_in_sync,
-                "data": {"train": data_facts(made.train_data), "validation": data_facts(made.validation_data)},
-            }
+            facts = {"strategy": strategy, "replicas": made.devices.num_replicas_in_sync, "data": facts}
             save_run(run, output_dir, backbone=made.backbone, metrics=metrics, history=history.history, facts=facts)
+            backup.remove()
     return history
 
 
@@ -140,12 +141,17 @@ def plan(recipe: Recipe, *, strategy: str = "auto") -> dict:
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """All that `fit` needs."""
+    """All that `fit` needs.
+
+    `batches` are one epoch, shuffled anew each time; `batches_from(epoch, num)` are those of all epochs from that one
+    on without its first `num`, in an order that only the recipe decides.
+    """
 
     devices: tf.distribute.Strategy
     train_data: tf.data.Dataset
     validation_data: tf.data.Dataset
     batches: tf.data.Dataset
+    batches_from: Callable[..., tf.data.Dataset]
     validation_batches: tf.data.Dataset
     base_rate: float
     preprocessor: Any
@@ -177,13 +183,15 @@ def prepare(recipe: Recipe, strategy: str = "auto") -> Prepared:
         # Before the data are tokenized, for the message names what is wrong, and TensorFlow's does not.
         check_preprocessor(backbone, preprocessor)
     replicas = devices.num_replicas_in_sync
-    batches = data.batch_by_length(
+    batch = functools.partial(
+        data.batch_by_length,
         data.tokenize(train_data, preprocessor),
         recipe.batch_size,
         shuffle_seed=recipe.seed,
         # Replicas must share a batch equally, or their losses do not add up to that of one device.
         drop_remainder=replicas > 1,
     )
+    batches = batch()
     with devices.scope():
         model = build_model(recipe, backbone, base_rate, num_steps=len(batches) * recipe.epochs)
     validation_batches = _batch_for_validation(recipe, data.tokenize(validation_data, preprocessor), replicas)
@@ -192,6 +200,7 @@ def prepare(recipe: Recipe, strategy: str = "auto") -> Prepared:
         train_data=train_data,
         validation_data=validation_data,
         batches=batches,
+        batches_from=lambda epoch, num=0: batch(epochs=range(min(epoch, recipe.epochs - 1), recipe.epochs)).skip(num),
         validation_batches=validation_batches,
         base_rate=base_rate,
         preprocessor=preprocessor,
@@ -239,12 +248,52 @@ def _read(recipe):
         ) from error
 
 
+def _begin(made, recipe, backup, verbose):
+    """Brings the model to where the training is to go on; returns the loss before the first step."""
+    if backup is not None and backup.restore(made.model):
+        return backup.carried["first_loss"]
+    if recipe.head_init == "probe":
+        fit_head(made.model, made.batches_from(0), class_weight=class_weight_of(recipe, made.base_rate))
+    first_loss = _log_loss(made, verbose)
+    if backup is not None:
+        backup.carried["first_loss"] = first_loss
+    return first_loss
+
+
+def _fit(made, recipe, callbacks, backup, verbose):
+    """Fits to the end, from where the backup says. The rest of an epoch that was cut off is a `fit` of its own."""
+    position = Position(0, 0)
+    if backup is not None:
+        position, callbacks = backup.position, [*callbacks, backup]
+    if position.is_begun:  # that check is of a whole training
+        callbacks = [callback for callback in callbacks if not isinstance(callback, LearningRateScheduleCheck)]
+    while True:
+        epoch, batch, is_last = position
+        if batch:  # Keras builds the metrics, which are to be restored, with the first batch
+            made.model.evaluate(made.validation_batches.take(1), verbose=0)
+        epochs = epoch if is_last else epoch + 1 if batch else recipe.epochs
+        history = made.model.fit(
+            made.batches_from(epoch, batch),
+            validation_data=made.validation_batches,
+            initial_epoch=epoch,
+            epochs=epochs,  # of none at all, callbacks begin and end: that brings the best weights back
+            steps_per_epoch=len(made.batches) - batch,
+            callbacks=callbacks,
+            class_weight=class_weight_of(recipe, made.base_rate),
+            shuffle=False,  # the batches are, and Keras warns that it does not shuffle a dataset
+            verbose=verbose,
+        )
+        if not batch:
+            return history
+        position = backup.restore(made.model)
+
+
 def _log_loss(made, verbose):
     """Returns the plain cross-entropy on some training rows, whatever loss the model is trained with."""
     with made.devices.scope():
         model = keras.Model(made.model.input, made.model.output)
         model.compile(loss="binary_crossentropy")
-    return model.evaluate(made.batches.take(16), verbose=verbose, return_dict=True)["loss"]
+    return model.evaluate(made.batches_from(0).take(16), verbose=verbose, return_dict=True)["loss"]
 
 
 def _entropy(probability):
