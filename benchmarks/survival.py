@@ -2,8 +2,8 @@
 
     python benchmarks/survival.py
 
-Trains the real checkpoint on some film reviews, undisturbed; then again, killed with SIGKILL at random moments and begun
-again with the same command each time, and compares weights, history and metrics bit for bit. Prints a table and writes
+Trains the real checkpoint on some film reviews, undisturbed; then again, killed with SIGKILL at random moments and
+begun again with the same command each time, and compares weights, history and metrics bit for bit. Writes
 `results/survival.json`. It takes some 20 minutes on two CPU cores.
 """
 

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from bertbin_tf import data, evaluation
 from bertbin_tf.optimizers import LayerwiseAdamW
-from bertbin_tf.recipe import Recipe, load_run, plan, train
+from bertbin_tf.recipe import Recipe, load_run, plan, prepare, train
 
 
 @pytest.fixture
@@ -220,7 +220,16 @@ def test_plan_is_what_training_then_does(recipe, tmp_path, eager):
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert planned["steps"] == metrics["steps"]
     assert planned["train_rows"] == metrics["train_rows"]
-    assert planned["weights"] == sum(weight.size for weight in model.get_weights())
+    weights = sum(weight.size for weight in model.get_weights())
+    assert planned["weights"] == weights
+    memory = planned["memory_mb"]
+    assert memory["weights"] == memory["gradients"] == memory["moments"] / 2 == weights * 4 / 1e6
+    shapes = [tokens["token_ids"].shape for tokens, _ in prepare(recipe).batches]  # 2 layers of width 4 with 2 heads
+    kept = [2 * 2 * rows * length * (34 * 4 + 5 * 2 * length) for rows, length in shapes]
+    assert memory["activations"] == max(kept) / 1e6
+    assert 0 <= planned["padding"] < 0.5 and planned["tokens_per_epoch"] > planned["train_rows"]
+    assert planned["devices"] == ["CPU:0"]
+    assert planned["fit_seconds"] == pytest.approx(planned["step_seconds"] * planned["steps"])
 
 
 def test_too_few_rows_to_validate_on_is_an_error(recipe, tmp_path):

@@ -44,12 +44,12 @@ def train(
         raise ValueError("--train-data is missing: give a file, vader/movies, tfds:NAME, or a --recipe that has it.")
     recipe = Recipe(**fields)
     if dry_run:
-        with console.status("Reading the data and building the model ..."):
-            steps = plan(recipe, strategy=strategy)
+        with console.status("Reading the data, building the model, timing some steps ..."):
+            planned = plan(recipe, strategy=strategy)
         if as_json:
-            console.print_json(steps)
+            console.print_json(planned)
         else:
-            console.print_table("Plan", ("", ""), [(name.replace("_", " "), value) for name, value in steps.items()])
+            console.print_table("Plan", ("", ""), _lines_of_plan(planned))
         return
     output_dir = output_dir or Path("runs") / time.strftime("%Y%m%d-%H%M%S")
     verbose = console.keras_verbosity(as_json)
@@ -61,6 +61,16 @@ def train(
     print(evaluation.Evaluation(**metrics["validation"]))
     print("\nThese are the validation texts, on which the threshold was tuned too; `evaluate` measures on others.")
     print(f"The run is in {output_dir}.")
+
+
+def _lines_of_plan(planned):
+    for name, value in planned.items():
+        if isinstance(value, dict):
+            yield from _lines_of_plan({f"{name}: {part}": size for part, size in value.items()})
+        elif isinstance(value, float):
+            yield name.replace("_", " "), f"{value:,.3g}" if value < 100 else f"{value:,.0f}"
+        else:
+            yield name.replace("_", " "), ", ".join(value) if isinstance(value, list) else f"{value:,}"
 
 
 def evaluate(path: Path, source: str, text: str | None, label: str | None, positive: str | None, as_json: bool) -> None:

@@ -49,7 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--backup-every", type=float, default=600.0, metavar="SECONDS", help="from backup to backup (default: 600)"
     )
-    train.add_argument("--dry-run", action="store_true", help="read, check, build, print the plan; write nothing")
+    train.add_argument("--dry-run", action="store_true", help="read, check, build, time some steps, print the plan")
 
     evaluate = _add(commands, "evaluate", "measure a trained run on labelled texts")
     evaluate.add_argument("path", type=Path, metavar="RUN", help="folder that train wrote")

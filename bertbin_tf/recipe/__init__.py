@@ -8,8 +8,10 @@ __all__ = ["Preempted", "Recipe", "Run", "TrainingBackup", "load_run", "plan", "
 
 _LATER = {
     "backup": ("Preempted", "TrainingBackup"),
+    "planning": ("plan",),
+    "preparing": ("prepare",),
     "runs": ("Run", "load_run"),
-    "training": ("plan", "prepare", "train"),
+    "training": ("train",),
 }
 
 

@@ -2,26 +2,22 @@
 
 import contextlib
 import dataclasses
-import functools
 import math
 import os
 import time
-from collections.abc import Callable
-from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
-from bertbin_tf import data, distribute, evaluation
+from bertbin_tf import data, evaluation
 from bertbin_tf.callbacks import LearningRateScheduleCheck
-from bertbin_tf.models import check_preprocessor, fit_head, load_backbone, load_preprocessor
+from bertbin_tf.models import fit_head
 from bertbin_tf.recipe.backup import Position, TrainingBackup
-from bertbin_tf.recipe.building import build_callbacks, build_model, class_weight_of, prior_of
+from bertbin_tf.recipe.building import build_callbacks, class_weight_of, label_entropy, prior_of
 from bertbin_tf.recipe.fields import Recipe
+from bertbin_tf.recipe.preparing import prepare
 from bertbin_tf.recipe.runs import Run, backup_folder, data_facts, load_history, output_folder, save_run
 
-VALIDATION_FRACTION = 0.1
 # With fewer rows, or a temperature beyond these, it is noise or a model without signal that is fitted.
 MIN_CALIBRATION_ROWS = 100
 TEMPERATURES = (0.2, 5.0)
@@ -97,7 +93,7 @@ def train(
                 "train_base_rate": made.base_rate,
                 # Both without class weights and focusing. Before training the head answers the prior to every text.
                 "first_loss": first_loss,
-                "label_entropy": _entropy(prior_of(recipe, made.base_rate)),
+                "label_entropy": label_entropy(recipe, made.base_rate),
                 "last_loss": last_loss,
                 "steps": int(keras.ops.convert_to_numpy(made.model.optimizer.iterations)),
                 "fit_seconds": backup.fit_seconds,
@@ -111,141 +107,6 @@ def train(
             save_run(run, output_dir, backbone=made.backbone, metrics=metrics, history=history.history, facts=facts)
             backup.remove()
     return history
-
-
-def plan(recipe: Recipe, *, strategy: str = "auto") -> dict:
-    """Returns what `train` would do, having done all but the training: data read and checked, model built.
-
-    Args:
-        recipe: A `Recipe`.
-        strategy: String, see `distribute.strategy`. Defaults to `"auto"`.
-
-    Returns:
-        Dict with the numbers of devices (`replicas`), rows, steps and weights, ready for JSON.
-
-    Raises:
-        ValueError: As `train`.
-    """
-    made = prepare(recipe, strategy)
-    return {
-        "replicas": made.devices.num_replicas_in_sync,
-        "train_rows": int(made.train_data.cardinality()),
-        "validation_rows": int(made.validation_data.cardinality()),
-        "base_rate": made.base_rate,
-        "steps_per_epoch": len(made.batches),
-        "steps": len(made.batches) * recipe.epochs,
-        "weights": made.model.count_params(),
-        "label_entropy": _entropy(prior_of(recipe, made.base_rate)),
-    }
-
-
-@dataclasses.dataclass(frozen=True)
-class Prepared:
-    """All that `fit` needs.
-
-    `batches` are one epoch, shuffled anew each time; `batches_from(epoch, num)` are those of all epochs from that one
-    on without its first `num`, in an order that only the recipe decides.
-    """
-
-    devices: tf.distribute.Strategy
-    train_data: tf.data.Dataset
-    validation_data: tf.data.Dataset
-    batches: tf.data.Dataset
-    batches_from: Callable[..., tf.data.Dataset]
-    validation_batches: tf.data.Dataset
-    base_rate: float
-    preprocessor: Any
-    backbone: keras.Model
-    model: keras.Model
-
-
-def prepare(recipe: Recipe, strategy: str = "auto") -> Prepared:
-    """Returns all that `fit` needs: data read and checked, model built and compiled.
-
-    Args:
-        recipe: A `Recipe`.
-        strategy: String, see `distribute.strategy`. Defaults to `"auto"`.
-
-    Raises:
-        ValueError: If the data, the preset or the strategy cannot be used.
-    """
-    tf.config.experimental.enable_op_determinism()
-    # Two processes fold constants in different orders and then differ in the last bit.
-    tf.config.optimizer.set_experimental_options({"constant_folding": False})
-    devices = _devices(recipe, strategy)
-    train_data, validation_data = _read(recipe)
-    base_rate = data.base_rate(train_data)
-    preprocessor = load_preprocessor(recipe.preset, recipe.sequence_length)
-    # Not before: what is fetched and prepared the first time draws random numbers, and the second time it does not.
-    keras.utils.set_random_seed(recipe.seed)
-    with devices.scope():
-        backbone = load_backbone(recipe.preset)
-        # Before the data are tokenized, for the message names what is wrong, and TensorFlow's does not.
-        check_preprocessor(backbone, preprocessor)
-    replicas = devices.num_replicas_in_sync
-    batch = functools.partial(
-        data.batch_by_length,
-        data.tokenize(train_data, preprocessor),
-        recipe.batch_size,
-        shuffle_seed=recipe.seed,
-        # Replicas must share a batch equally, or their losses do not add up to that of one device.
-        drop_remainder=replicas > 1,
-    )
-    batches = batch()
-    with devices.scope():
-        model = build_model(recipe, backbone, base_rate, num_steps=len(batches) * recipe.epochs)
-    validation_batches = _batch_for_validation(recipe, data.tokenize(validation_data, preprocessor), replicas)
-    return Prepared(
-        devices=devices,
-        train_data=train_data,
-        validation_data=validation_data,
-        batches=batches,
-        batches_from=lambda epoch, num=0: batch(epochs=range(min(epoch, recipe.epochs - 1), recipe.epochs)).skip(num),
-        validation_batches=validation_batches,
-        base_rate=base_rate,
-        preprocessor=preprocessor,
-        backbone=backbone,
-        model=model,
-    )
-
-
-def _devices(recipe, strategy):
-    # Before anything else: a cluster or a TPU must be set up before TensorFlow has run its first operation.
-    devices = distribute.strategy(strategy)
-    if isinstance(devices, tf.distribute.MultiWorkerMirroredStrategy):
-        raise ValueError(
-            "`fit` of Keras 3.15 does not train on a cluster of several workers (keras-team/keras#20585). "
-            "Unset TF_CONFIG, or take strategy='one_device' or 'mirrored' on one of them."
-        )
-    if recipe.batch_size % devices.num_replicas_in_sync:
-        raise ValueError(
-            f"`batch_size` must be a multiple of the number of devices, {devices.num_replicas_in_sync}, which share "
-            f"each batch equally. Received: batch_size={recipe.batch_size}"
-        )
-    return devices
-
-
-def _batch_for_validation(recipe, tokens, replicas):
-    if replicas == 1:
-        return data.batch_by_length(tokens, recipe.batch_size)
-    # Keras averages the first batch over the replicas to learn its shape and fails on unequal parts. By length the
-    # first one may be any leftover; in order it is full.
-    rows = int(tokens.cardinality())
-    return tokens.padded_batch(min(recipe.batch_size, rows - rows % replicas))
-
-
-def _read(recipe):
-    columns = dict(text=recipe.text, label=recipe.label, positive=recipe.positive, on_bad_rows=recipe.on_bad_rows)
-    train_data = data.read(recipe.train_data, **columns)
-    if recipe.validation_data is not None:
-        return train_data, data.read(recipe.validation_data, **columns)
-    try:
-        return data.split(train_data, VALIDATION_FRACTION, seed=recipe.seed)
-    except ValueError as error:
-        raise ValueError(
-            f"'{recipe.train_data}' is too small to hold out a tenth of its texts for validation: give more rows, or "
-            f"`validation_data`. {error}"
-        ) from error
 
 
 def _begin(made, recipe, backup, verbose):
@@ -294,10 +155,6 @@ def _log_loss(made, verbose):
         model = keras.Model(made.model.input, made.model.output)
         model.compile(loss="binary_crossentropy")
     return model.evaluate(made.batches_from(0).take(16), verbose=verbose, return_dict=True)["loss"]
-
-
-def _entropy(probability):
-    return -probability * math.log(probability) - (1 - probability) * math.log(1 - probability)
 
 
 def _restore_prior(made, recipe):
