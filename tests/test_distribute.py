@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from bertbin_tf.distribute import strategy
-from bertbin_tf.recipe import Recipe, load_run
+from bertbin_tf.recipe import Recipe, load_run, preparing
 
 
 def test_one_device_is_tensorflows_default(monkeypatch):
@@ -100,19 +100,35 @@ COMPARE_STEPS = textwrap.dedent(
 
 TRAIN_RECIPE = textwrap.dedent(
     """
-    import dataclasses
-    from bertbin_tf.recipe import Recipe, load_run, train
+    import dataclasses, time
+    from bertbin_tf.recipe import Preempted, Recipe, TrainingBackup, load_run, train
 
     recipe = Recipe.from_json(sys.argv[1])
     try:
         train(dataclasses.replace(recipe, batch_size=5), strategy="mirrored")
     except ValueError as error:
         assert "multiple of the number of devices, 2" in str(error)
-    history = train(recipe, sys.argv[2], strategy="mirrored", verbose=0)
-    run = load_run(sys.argv[2])
+    whole = train(recipe, sys.argv[2] + "/whole", strategy="mirrored", verbose=0)
+    on_batch_end = TrainingBackup.on_train_batch_end
+
+    def preempt(self, batch, logs=None):
+        self._asked_to_end = batch == 2 and time.monotonic()
+        on_batch_end(self, batch, logs)
+
+    TrainingBackup.on_train_batch_end = preempt
+    try:
+        train(recipe, sys.argv[2] + "/run", strategy="mirrored", verbose=0)
+    except Preempted as error:
+        assert error.code == 75
+    TrainingBackup.on_train_batch_end = on_batch_end
+    history = train(recipe, sys.argv[2] + "/run", strategy="mirrored", resume="auto", verbose=0)
+    run = load_run(sys.argv[2] + "/run")
     print(json.dumps({
         "replicas": history.model.distribute_strategy.num_replicas_in_sync,
         "steps": int(history.model.optimizer.iterations.numpy()),
+        "differ": sum(
+            not np.array_equal(a, b) for a, b in zip(whole.model.get_weights(), history.model.get_weights())
+        ),
         "loss": history.history["loss"],
         "saturation": history.history["saturation/pooled_dense"],
         "probabilities": run.predict(["a great film", "a bad film"]).tolist(),
@@ -146,12 +162,43 @@ def test_two_devices_train_as_one_does(request):
 @pytest.mark.slow
 def test_a_whole_recipe_trains_on_two_devices(tiny_preset, reviews_csv, tmp_path):
     # 12 rows of validation data, fewer than a batch, and an odd number of rows of each length.
-    recipe = Recipe(str(reviews_csv), preset=tiny_preset, sequence_length=16, batch_size=16, epochs=2)
-    result = run_on_two_devices(TRAIN_RECIPE, recipe.to_json(), str(tmp_path / "run"))
+    recipe = Recipe(str(reviews_csv), preset=tiny_preset, sequence_length=16, batch_size=16, epochs=1)
+    result = run_on_two_devices(TRAIN_RECIPE, recipe.to_json(), str(tmp_path))
     assert result["replicas"] == 2
+    assert result["differ"] == 0  # it was cut off after three steps
     assert result["steps"] > 4
     assert np.isfinite(result["loss"] + result["saturation"]).all()
     # One device reads what two have trained.
     np.testing.assert_allclose(
         load_run(tmp_path / "run").predict(["a great film", "a bad film"]), result["probabilities"], atol=1e-6
     )
+
+
+def operations_of(graph):
+    yield from graph.get_operations()
+    for function in graph._functions.values() if hasattr(graph, "_functions") else ():
+        yield from getattr(function, "graph", tf.Graph()).get_operations()
+
+
+@pytest.mark.slow
+def test_training_step_is_one_that_a_tpu_can_run(tiny_preset, reviews_csv, monkeypatch):
+    """There is no TPU here: XLA compiles the step on the CPU, and what a TPU has not is looked for in the graph."""
+    monkeypatch.setattr(preparing, "_needs_static_shapes", lambda devices: True)
+    recipe = Recipe(str(reviews_csv), preset=tiny_preset, sequence_length=16, batch_size=16, epochs=1)
+    made = preparing.prepare(recipe, "one_device")
+    for batches in (made.batches, made.batches_from(0), made.validation_batches):
+        spec = batches.element_spec
+        assert all(tensor.shape.is_fully_defined() for tensor in tf.nest.flatten(spec))
+    assert made.batches.element_spec[0]["token_ids"].shape == (16, 16)
+    made.model.evaluate(made.validation_batches, verbose=0)  # builds the metrics
+    made.model.optimizer.build(made.model.trainable_variables)
+    step = tf.function(lambda *batch: made.model.train_step(batch), jit_compile=True)
+    operations = list(operations_of(step.get_concrete_function(*made.batches.element_spec).graph))
+    assert len(operations) > 100
+    on_the_host = {"PyFunc", "EagerPyFunc", "PyFuncStateless", "Print", "PrintV2", "WriteScalarSummary", "Where"}
+    assert not {operation.type for operation in operations} & on_the_host
+    outputs = [tensor for operation in operations for tensor in operation.outputs]
+    assert not [tensor for tensor in outputs if tensor.dtype == tf.string]
+    # Shapes themselves are computed while compiling.
+    assert not [tensor for tensor in outputs if tensor.dtype.is_floating and not tensor.shape.is_fully_defined()]
+    assert "ENTRY" in step.experimental_get_compiler_ir(*next(iter(made.batches)))(stage="hlo")

@@ -111,7 +111,8 @@ def batch_by_length(
 
     Returns:
         `tf.data.Dataset` of `(dict of (batch, boundary) tensors, labels of shape (batch,))`. Padding is 0.
-        The cardinality is the true number of batches.
+        The cardinality is the true number of batches. With one boundary and `drop_remainder=True` the shapes are known
+        to TensorFlow beforehand, as XLA on a TPU needs them.
 
     Raises:
         ValueError: If `batch_size` or `boundaries` are out of range, a row is longer than the last boundary, or no
@@ -132,7 +133,7 @@ def batch_by_length(
         )
 
     def batch(rows):
-        return rows.bucket_by_sequence_length(
+        batches = rows.bucket_by_sequence_length(
             _length,
             # What TensorFlow calls a boundary is the first length that does not fit.
             bucket_boundaries=[boundary + 1 for boundary in boundaries],
@@ -140,6 +141,10 @@ def batch_by_length(
             pad_to_bucket_boundary=True,
             drop_remainder=drop_remainder,
         )
+        if len(boundaries) > 1 or not drop_remainder:
+            return batches
+        shape = (batch_size, boundaries[0])
+        return batches.map(lambda tokens, labels: (_with_shape(tokens, shape), _with_shape(labels, shape[:1])))
 
     def batch_epoch(epoch):
         if shuffle_seed is None:
@@ -157,6 +162,10 @@ def batch_by_length(
         batches = batch(dataset)
     # Without it `fit` takes the cardinality for unknown and ends each epoch with an optimizer step without data.
     return batches.apply(tf.data.experimental.assert_cardinality(num_batches)).prefetch(tf.data.AUTOTUNE)
+
+
+def _with_shape(tensors, shape):
+    return tf.nest.map_structure(lambda tensor: tf.ensure_shape(tensor, shape), tensors)
 
 
 def _length(tokens, _):

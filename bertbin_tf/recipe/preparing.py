@@ -59,19 +59,16 @@ def prepare(recipe: Recipe, strategy: str = "auto") -> Prepared:
         backbone = load_backbone(recipe.preset)
         # Before the data are tokenized, for the message names what is wrong, and TensorFlow's does not.
         check_preprocessor(backbone, preprocessor)
-    replicas = devices.num_replicas_in_sync
-    batch = functools.partial(
-        data.batch_by_length,
-        data.tokenize(train_data, preprocessor),
-        recipe.batch_size,
-        shuffle_seed=recipe.seed,
-        # Replicas must share a batch equally, or their losses do not add up to that of one device.
-        drop_remainder=replicas > 1,
-    )
+    # Replicas must share a batch equally, or their losses do not add up to that of one device.
+    shapes = {"drop_remainder": devices.num_replicas_in_sync > 1}
+    if _needs_static_shapes(devices):
+        shapes = {"drop_remainder": True, "boundaries": [recipe.sequence_length]}
+    tokens = data.tokenize(train_data, preprocessor)
+    batch = functools.partial(data.batch_by_length, tokens, recipe.batch_size, shuffle_seed=recipe.seed, **shapes)
     batches = batch()
     with devices.scope():
         model = build_model(recipe, backbone, base_rate, num_steps=len(batches) * recipe.epochs)
-    validation_batches = _batch_for_validation(recipe, data.tokenize(validation_data, preprocessor), replicas)
+    validation_batches = _batch_for_validation(recipe, data.tokenize(validation_data, preprocessor), devices)
     return Prepared(
         devices=devices,
         train_data=train_data,
@@ -102,13 +99,23 @@ def _devices(recipe, strategy):
     return devices
 
 
-def _batch_for_validation(recipe, tokens, replicas):
+def _needs_static_shapes(devices):
+    # XLA on a TPU compiles for each shape, and before it has seen a batch.
+    return isinstance(devices, tf.distribute.TPUStrategy)
+
+
+def _batch_for_validation(recipe, tokens, devices):
+    replicas = devices.num_replicas_in_sync
+    rows = int(tokens.cardinality())
+    batch_size = min(recipe.batch_size, max(rows - rows % replicas, 1))
+    if _needs_static_shapes(devices):
+        # The rows that do not fill a batch are left out here, and not where temperature and threshold are fitted.
+        return data.batch_by_length(tokens, batch_size, boundaries=[recipe.sequence_length], drop_remainder=True)
     if replicas == 1:
         return data.batch_by_length(tokens, recipe.batch_size)
     # Keras averages the first batch over the replicas to learn its shape and fails on unequal parts. By length the
     # first one may be any leftover; in order it is full.
-    rows = int(tokens.cardinality())
-    return tokens.padded_batch(min(recipe.batch_size, rows - rows % replicas))
+    return tokens.padded_batch(batch_size)
 
 
 def _read(recipe):
