@@ -114,6 +114,8 @@ BAD_INPUTS = [
     ("absent positive", value((["a", "b"], ["spam", "ham"])), {"positive": "Spam"}, "positive='Spam'.*spam .*ham"),
     ("one class", file("rows.csv", "text,label\na,1\nb,1\n"), {}, "only one class: all 2 labels are '1'"),
     ("one class by positive", value((["a", "b"], ["x", "x"])), {"positive": "x"}, "only one class"),
+    ("nested jsonl", file("rows.jsonl", "[" * 99_999), {}, "rows.jsonl has broken JSON in line 1"),
+    ("long number", file("rows.jsonl", '{"label": ' + "9" * 9_999 + "}"), {}, "rows.jsonl has broken JSON in line 1"),
     # what is in memory
     ("lengths differ", value((["a", "b"], [1])), {}, "'text': 2, 'label': 1"),
     ("empty lists", value(([], [])), {}, "no rows"),

@@ -122,6 +122,8 @@ def _load_jsonl(path):
                 f"{path} has broken JSON in line {line}: {error.msg} at character {error.pos + 1}. Each line must be "
                 "one object."
             ) from None
+        except (RecursionError, ValueError) as error:  # nested a thousand deep; a number of thousands of digits
+            raise ValueError(f"{path} has broken JSON in line {line}: {error}") from None
         if not isinstance(row, dict):
             raise ValueError(f"{path} has no JSON object in line {line}. Received: {describe(row)}")
         rows.append(row)
@@ -134,13 +136,17 @@ def _load_parquet(path):
     import pyarrow.parquet
 
     _check_is_file(path)
-    try:
-        file = pyarrow.parquet.ParquetFile(path)
-    except (pyarrow.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{path} cannot be read as Parquet: {error}") from None
+
+    def read(function):
+        try:
+            return function()
+        except (pyarrow.ArrowException, OSError, ValueError) as error:
+            raise ValueError(f"{path} cannot be read as Parquet: {error}") from None
+
+    file = read(lambda: pyarrow.parquet.ParquetFile(path))
 
     def load(*names):
-        table = file.read(columns=list(names))
-        return [table.column(name).to_pylist() for name in names]
+        table = read(lambda: file.read(columns=list(names)))
+        return [read(table.column(name).to_pylist) for name in names]
 
     return Table(str(path), file.schema_arrow.names, load)

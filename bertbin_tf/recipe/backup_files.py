@@ -53,7 +53,7 @@ def read_newest_backup(folder: Path) -> tuple[dict, Path] | None:
             with np.load(path, allow_pickle=False) as file:
                 structure, *arrays = (file[f"arr_{i}"] for i in range(len(file.files)))
             return _unpack(json.loads(structure.tobytes()), arrays), path
-        except (OSError, ValueError) as error:
+        except Exception as error:  # of numpy, zipfile and json, each has several for what is damaged
             warnings.warn(f"The backup '{path}' is damaged and passed over: {error}.", stacklevel=3)
     return None
 

@@ -109,11 +109,11 @@ class Recipe:
             ValueError: If it is not a JSON object, or a field is unknown, missing or wrong.
         """
         where = "the recipe"
-        if isinstance(source, os.PathLike):
-            where, source = f"the recipe '{source}'", Path(source).read_text(encoding="utf-8")
         try:
+            if isinstance(source, os.PathLike):
+                where, source = f"the recipe '{source}'", Path(source).read_bytes()
             fields = json.loads(source)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{where} is not JSON: {error}") from error
         names = [field.name for field in dataclasses.fields(cls)]
         if not isinstance(fields, dict) or "train_data" not in fields:
