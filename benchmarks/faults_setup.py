@@ -96,8 +96,9 @@ class Setup:
 
 BASES = {
     "6 layers, movies": {},
-    "3 layers, tweets": {"dataset": "tweets", "num_layers": 3},
-    "3 layers, hidden head, movies": {"num_layers": 3, "hidden_dim": 64},
+    # In 60 steps at 1e-4 the lower half alone does not train: ROC AUC 0.73, against 0.89 at 3e-4.
+    "3 layers, tweets": {"dataset": "tweets", "num_layers": 3, "rate": 3e-4},
+    "3 layers, hidden head, tweets": {"dataset": "tweets", "num_layers": 3, "rate": 3e-4, "hidden_dim": 64},
 }
 
 
