@@ -29,6 +29,7 @@ class Steps:
 
     def __init__(self, patient: Patient, data: Batches):
         self._patient, self._data = patient, data
+        self._moved_shares = {}  # by layer, of its weights in the last step
 
     @functools.cached_property
     def rates(self) -> dict[int, float]:
@@ -96,6 +97,15 @@ class Steps:
         return {layer: move for layer, move in self.moves.items() if layer in layers}
 
     @functools.cached_property
+    def whole_encoder_moves(self) -> dict[str, LayerStatistics]:
+        """`encoder_moves` of the layers of which a step moves half at least.
+
+        Of an embedding a batch touches a few rows, and measured over all of them even a ruinous step is small.
+        """
+        moves = self.encoder_moves
+        return {layer: move for layer, move in moves.items() if self._moved_shares[layer] >= 0.5}
+
+    @functools.cached_property
     def head_travel(self) -> float:
         """The sum of the last dense layer's steps in one epoch, as RMS over its weights; 0 if it is not trained."""
         layer = self._patient.logit_layer
@@ -131,6 +141,9 @@ class Steps:
         layers = {}
         for variable, old, gradient in zip(variables, before, gradients, strict=True):
             layers.setdefault(self._patient.layer_of(variable), []).append((old, variable.value - old, gradient))
+        for layer, members in layers.items():
+            num_moved = sum(int(tf.math.count_nonzero(update)) for _, update, _ in members)
+            self._moved_shares[layer] = num_moved / sum(math.prod(old.shape) for old, _, _ in members)
         return {layer: self._measure(*zip(*members, strict=True)) for layer, members in layers.items()}
 
     def _gradients(self):

@@ -80,14 +80,15 @@ def schedule_ends_early(evidence: Evidence) -> Proof | None:
 def learning_rate_too_high(evidence: Evidence) -> Proof | None:
     """Steps so large that pre-training is overwritten within some twenty of them: all texts get one answer."""
     steps = evidence.steps
-    if not steps.encoder_moves or type(evidence.patient.optimizer).__name__ not in ADAPTIVE:
+    moves = steps.whole_encoder_moves
+    if not moves or type(evidence.patient.optimizer).__name__ not in ADAPTIVE:
         return None
-    fast = {layer: move for layer, move in steps.encoder_moves.items() if move.relative_step > TOO_FAST}
-    if len(fast) < 0.5 * len(steps.encoder_moves):
+    fast = {layer: move for layer, move in moves.items() if move.relative_step > TOO_FAST}
+    if len(fast) < 0.5 * len(moves):
         return None
     worst = max(move.relative_step for move in fast.values())
     return Proof(
-        f"at {steps.highest_rate:.1e} the first step moves {len(fast)} of {len(steps.encoder_moves)} encoder layers "
+        f"at {steps.highest_rate:.1e} the first step moves {len(fast)} of {len(moves)} encoder layers "
         f"by more than {TOO_FAST:.0e} of their weights, {worst:.1e} at most; near 2e-3 is healthy",
         SCHEDULE.format(rate=steps.healthy_rate),
     )
