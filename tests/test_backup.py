@@ -33,22 +33,35 @@ def recipe(tiny_preset, reviews_csv):
 
 
 @pytest.fixture
-def kill(monkeypatch):
-    """Returns a function: the training that follows is killed after so many batches, counted over all epochs."""
+def interrupt(monkeypatch):
+    """Returns a function that trains until so many batches are done, counted over all epochs, and something happens."""
 
-    def after(num_batches, do=None):
-        class Killer(TrainingBackup):
-            seen = 0
+    def train_until(num_batches, happens, *arguments, **kwargs):
+        seen = []
 
+        class Interrupted(TrainingBackup):
             def on_train_batch_end(self, batch, logs=None):
                 super().on_train_batch_end(batch, logs)
-                Killer.seen += 1
-                if Killer.seen == num_batches:
-                    (do or _kill)()
+                seen.append(batch)
+                if len(seen) == num_batches:
+                    happens()
 
-        monkeypatch.setattr(training_module, "TrainingBackup", Killer)
+        with monkeypatch.context() as context:
+            context.setattr(training_module, "TrainingBackup", Interrupted)
+            train(*arguments, verbose=0, **kwargs)
 
-    yield after
+    return train_until
+
+
+@pytest.fixture
+def train_and_kill(interrupt):
+    """Returns a function that trains, with a backup after each batch, and is killed after so many."""
+
+    def train_until(num_batches, *arguments, **kwargs):
+        with pytest.raises(Killed):
+            interrupt(num_batches, _kill, *arguments, backup_every=1e-9, **kwargs)
+
+    return train_until
 
 
 def _kill():
@@ -83,15 +96,11 @@ def undisturbed(recipe, tmp_path, eager):
 _UNDISTURBED = []
 
 
-def test_killed_anywhere_it_ends_with_the_same_weights(recipe, undisturbed, kill, tmp_path, monkeypatch):
+def test_killed_anywhere_it_ends_with_the_same_weights(recipe, undisturbed, train_and_kill, tmp_path):
     run = tmp_path / "run"
-    arguments = dict(resume="auto", backup_every=1e-9, verbose=0)
     for num_batches in (1, STEPS - 1, 3):  # of those that are left: the first, the last of an epoch, within the next
-        kill(num_batches)
-        with pytest.raises(Killed):
-            train(recipe, run, **arguments)
-    monkeypatch.undo()
-    assert_same(undisturbed, what_is_left(run, train(recipe, run, **arguments)))
+        train_and_kill(num_batches, recipe, run, resume="auto")
+    assert_same(undisturbed, what_is_left(run, train(recipe, run, resume="auto", backup_every=1e-9, verbose=0)))
     assert not (run / "backup").exists()
 
 
@@ -106,28 +115,23 @@ def test_killed_after_the_fit_it_does_not_train_again(recipe, undisturbed, tmp_p
     assert not steps
 
 
-def test_early_stopping_is_not_forgotten(recipe, kill, tmp_path, eager, monkeypatch):
+def test_early_stopping_is_not_forgotten(recipe, train_and_kill, tmp_path, eager):
     # At this rate no weight changes: the validation loss stays what it is, for two epochs after the first.
     recipe = dataclasses.replace(recipe, optimizer="adamw", learning_rate=1e-30, batch_size=54, epochs=5)
     whole = what_is_left(tmp_path / "whole", train(recipe, tmp_path / "whole", verbose=0))
     assert len(whole[1]["loss"]) == 3
-    kill(5)
-    arguments = dict(resume="auto", backup_every=1e-9, verbose=0)
-    with pytest.raises(Killed):
-        train(recipe, tmp_path / "run", **arguments)
-    monkeypatch.undo()
-    assert_same(whole, what_is_left(tmp_path / "run", train(recipe, tmp_path / "run", **arguments)))
+    run = tmp_path / "run"
+    train_and_kill(5, recipe, run)
+    assert_same(whole, what_is_left(run, train(recipe, run, resume="auto", backup_every=1e-9, verbose=0)))
 
 
-def test_sigterm_keeps_what_was_done_and_says_so(recipe, undisturbed, kill, tmp_path, monkeypatch):
+def test_sigterm_keeps_what_was_done_and_says_so(recipe, undisturbed, interrupt, tmp_path):
     before = signal.getsignal(signal.SIGTERM)
-    kill(2, lambda: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(Preempted, match="resume='auto'") as error:
-        train(recipe, tmp_path / "run", verbose=0)
+        interrupt(2, lambda: os.kill(os.getpid(), signal.SIGTERM), recipe, tmp_path / "run")
     assert error.value.code == 75
     assert signal.getsignal(signal.SIGTERM) is before
     assert len(list((tmp_path / "run" / "backup").glob("00000-00000003-*.npz"))) == 1
-    monkeypatch.undo()
     assert_same(undisturbed, what_is_left(tmp_path / "run", train(recipe, tmp_path / "run", resume="auto", verbose=0)))
 
 
@@ -137,24 +141,18 @@ def damage(path, how):
 
 
 @pytest.mark.parametrize("how", ["torn", "changed"])
-def test_damaged_backup_is_passed_over(recipe, undisturbed, kill, how, tmp_path, monkeypatch):
+def test_damaged_backup_is_passed_over(recipe, undisturbed, train_and_kill, how, tmp_path):
     run = tmp_path / "run"
-    kill(3)
-    with pytest.raises(Killed):
-        train(recipe, run, backup_every=1e-9, verbose=0)
-    monkeypatch.undo()
+    train_and_kill(3, recipe, run)
     older, newest = sorted((run / "backup").iterdir())
     damage(newest, how)
     with pytest.warns(UserWarning, match="damaged and passed over"):
         assert_same(undisturbed, what_is_left(run, train(recipe, run, resume="auto", verbose=0)))
 
 
-def test_other_data_or_another_recipe_does_not_go_on(recipe, reviews_csv, kill, tmp_path, eager, monkeypatch):
+def test_other_data_or_another_recipe_does_not_go_on(recipe, reviews_csv, train_and_kill, tmp_path, eager):
     run = tmp_path / "run"
-    kill(2)
-    with pytest.raises(Killed):
-        train(recipe, run, backup_every=1e-9, verbose=0)
-    monkeypatch.undo()
+    train_and_kill(2, recipe, run)
     kept = sorted((run / "backup").iterdir())
     with pytest.raises(ValueError, match="not an empty folder"):
         train(dataclasses.replace(recipe, seed=1), run, resume="auto", verbose=0)

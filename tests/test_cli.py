@@ -15,7 +15,7 @@ import tensorflow as tf
 from bertbin_tf.cli import main
 from bertbin_tf.export import export_saved_model
 from bertbin_tf.models import binary_classifier
-from bertbin_tf.recipe import load_run
+from bertbin_tf.recipe import Preempted, load_run
 from bertbin_tf.serving import RestClient
 
 pytestmark = pytest.mark.usefixtures("eager")
@@ -71,6 +71,15 @@ def test_dry_run_prints_the_plan_and_writes_nothing(train_flags, tmp_path, monke
     assert main([*train_flags, "--dry-run", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["train_rows"] == 108
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_preempted_training_says_where_it_is_and_exits_with_75(train_flags, monkeypatch, capsys):
+    def preempted(*_, **__):
+        raise Preempted("asked to end; it goes on from there")
+
+    monkeypatch.setattr("bertbin_tf.cli.commands.train_recipe", preempted)
+    assert main(train_flags) == 75
+    assert capsys.readouterr().err.endswith("bertbin-tf: asked to end; it goes on from there\n")
 
 
 def test_train_resumes_a_finished_run_by_printing_it(train_flags, run_dir, capsys):

@@ -9,7 +9,7 @@ import numpy as np
 
 
 class Snapshot:
-    """Keeps the values of variables on disk, and not in memory: as many copies there as they have weights.
+    """Keeps the values of variables on disk, and not in memory.
 
     Args:
         variables: Keras variables.
@@ -31,7 +31,7 @@ class Snapshot:
     def get_values(self) -> list[np.ndarray]:
         """Returns what was written, in the order of the variables."""
         with np.load(self._path, allow_pickle=False) as file:
-            return [file[f"arr_{i}"] for i in range(len(file.files))]
+            return list(file.values())
 
     def set_values(self, values: Sequence[np.ndarray]) -> None:
         """Writes these values instead of those of the variables."""

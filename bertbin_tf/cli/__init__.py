@@ -31,7 +31,9 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         print(f"bertbin-tf: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    except SystemExit as error:  # `recipe.Preempted`
+    except SystemExit as error:
+        if error.code != 75:  # that of `recipe.Preempted`; a user's own code may end the process, too
+            raise
         print(f"bertbin-tf: {error}", file=sys.stderr)
         return error.code
     except KeyboardInterrupt:

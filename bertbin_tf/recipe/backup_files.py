@@ -51,7 +51,7 @@ def read_newest_backup(folder: Path) -> tuple[dict, Path] | None:
             if sha256_of(path) != path.stem.split("-")[-1]:
                 raise ValueError("its content is not what was written")
             with np.load(path, allow_pickle=False) as file:
-                structure, *arrays = (file[f"arr_{i}"] for i in range(len(file.files)))
+                structure, *arrays = file.values()
             return _unpack(json.loads(structure.tobytes()), arrays), path
         except Exception as error:  # of numpy, zipfile and json, each has several for what is damaged
             warnings.warn(f"The backup '{path}' is damaged and passed over: {error}.", stacklevel=3)

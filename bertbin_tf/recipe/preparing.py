@@ -65,6 +65,11 @@ def prepare(recipe: Recipe, strategy: str = "auto") -> Prepared:
         shapes = {"drop_remainder": True, "boundaries": [recipe.sequence_length]}
     tokens = data.tokenize(train_data, preprocessor)
     batch = functools.partial(data.batch_by_length, tokens, recipe.batch_size, shuffle_seed=recipe.seed, **shapes)
+
+    @functools.cache  # each time it is made, all lengths are read
+    def batches_of(epochs):
+        return batch(epochs=epochs)
+
     batches = batch()
     with devices.scope():
         model = build_model(recipe, backbone, base_rate, num_steps=len(batches) * recipe.epochs)
@@ -74,7 +79,7 @@ def prepare(recipe: Recipe, strategy: str = "auto") -> Prepared:
         train_data=train_data,
         validation_data=validation_data,
         batches=batches,
-        batches_from=lambda epoch, num=0: batch(epochs=range(min(epoch, recipe.epochs - 1), recipe.epochs)).skip(num),
+        batches_from=lambda epoch, num=0: batches_of(range(min(epoch, recipe.epochs - 1), recipe.epochs)).skip(num),
         validation_batches=validation_batches,
         base_rate=base_rate,
         preprocessor=preprocessor,

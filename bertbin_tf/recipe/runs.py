@@ -166,16 +166,16 @@ def output_folder(path: str | os.PathLike | None, recipe: Recipe, resume: str) -
         yield
         return
     path = Path(path)
+    goes_on = has_backup(backup_folder(path))
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         if resume != "auto" or not path.is_dir() or not _holds(path, recipe):
             raise ValueError(
                 f"`output_dir` exists and is not an empty folder. Received: '{path}'. Give the run a folder of its "
                 "own, remove the old one, or, if it was the same recipe that was cut off, take resume='auto'."
             )
-        if not has_backup(backup_folder(path)):
+        if not goes_on:
             shutil.rmtree(path)
     existed = path.exists()
-    goes_on = has_backup(backup_folder(path))
     parents = [parent for parent in path.parents if not parent.exists()]
     try:
         path.mkdir(parents=True, exist_ok=existed)

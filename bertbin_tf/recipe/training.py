@@ -70,11 +70,11 @@ def train(
         made = prepare(recipe, strategy)
         # A bar where Keras shows bars; a line for each of these passes would say too much.
         bar = verbose if verbose in ("auto", 1) else 0
-        facts = {"train": data_facts(made.train_data), "validation": data_facts(made.validation_data)}
         tokens = next(iter(made.validation_batches))[0]
         callbacks = [*build_callbacks(recipe, made.backbone, tokens, output_dir), keras.callbacks.History()]
         backup = None
         if output_dir is not None:
+            facts = {"train": data_facts(made.train_data), "validation": data_facts(made.validation_data)}
             backup = TrainingBackup(backup_folder(output_dir), callbacks, every=backup_every, facts=facts)
             listening.enter_context(backup.listening())
         first_loss = _begin(made, recipe, backup, bar)
