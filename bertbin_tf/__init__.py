@@ -11,7 +11,7 @@ The story of one batch, module by module:
 * `distribute` picks the devices; `recipe` runs the whole thing from one small, saved description.
 * `evaluation` says how good the probabilities are; `export` hands text-in, probability-out to TF Serving.
 * `serving` answers over HTTP where there is no TF Serving, and asks either.
-* `doctor` says why somebody's model does not train.
+* `doctor` says why somebody's model does not train; `report` makes a page of a run, or of several.
 
 Every piece is plain Keras and works alone. Importing this package imports none of them.
 """

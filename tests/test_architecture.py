@@ -24,7 +24,8 @@ ALLOWED = {
     "export": {"data", "models"},
     "serving": {"export"},
     "doctor": {"callbacks", "optimizers"},
-    "cli": {"assets", "callbacks", "data", "doctor", "evaluation", "export", "recipe", "serving"},
+    "report": {"evaluation", "recipe"},
+    "cli": {"assets", "callbacks", "data", "doctor", "evaluation", "export", "recipe", "report", "serving"},
 }
 
 

@@ -9,6 +9,7 @@ import sys
 
 import keras
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
 
@@ -173,6 +174,7 @@ def test_run_holds_all_that_is_needed_to_use_it_again(recipe, reviews_csv, tmp_p
         "history.json",
         "provenance.json",
         "tensorboard",
+        "validation.parquet",
     }
     run = load_run(tmp_path / "run")
     assert run.recipe == recipe
@@ -191,6 +193,9 @@ def test_run_holds_all_that_is_needed_to_use_it_again(recipe, reviews_csv, tmp_p
     logits = keras.Model(history.model.input, history.model.get_layer("logit").output)(tokens)[:, 0]
     expected = 1 / (1 + np.exp(-np.asarray(logits, "float64") / run.temperature))
     np.testing.assert_allclose(run.predict(texts), expected, atol=1e-6)
+    rows = pq.read_table(tmp_path / "run" / "validation.parquet").to_pydict()
+    assert rows["text"] == [text.decode() for text in texts] and rows["label"] == labels.tolist()
+    np.testing.assert_allclose(rows["probability"], run.predict(texts), atol=1e-6)
     again = evaluation.evaluate(labels, run.predict(texts), threshold=run.threshold)
     assert again.accuracy == pytest.approx(run.validation.accuracy)
 

@@ -56,8 +56,8 @@ class LayerwiseLearningRateController(keras.callbacks.Callback):
             rate. Defaults to `(1.8e-3, 2.2e-3)`.
         head_band: The same for layers that pre-training did not fill. Defaults to `(0.08, 0.12)`.
         every: Int >= 1, the steps between two looks. Defaults to `10`.
-        log_dir: Folder for TensorBoard: rate, relative step and gradient norm by layer, spread of the logits, and
-            interventions as text. Defaults to `None`: not written.
+        log_dir: Folder for TensorBoard: multiplier, rate, relative step and gradient norm by layer, loss, spread and
+            saturation of the logits, and interventions as text. Defaults to `None`: not written.
         verbose: 1 prints each intervention. Defaults to `0`.
 
     Raises:
@@ -178,7 +178,7 @@ class LayerwiseLearningRateController(keras.callbacks.Callback):
     def _look(self):
         statistics = self._optimizer.statistics
         seen = self._window.read()
-        self._journal.write(self._step(), statistics, seen)
+        self._journal.write(self._step(), self._optimizer.multipliers, statistics, seen)
         if seen is not None and (sick := self._collapse(seen)):
             return self._restore(sick, statistics)
         num_before = len(self.interventions)

@@ -48,16 +48,25 @@ class Journal:
             with self._writer.as_default(step=intervention.step):
                 tf.summary.text("interventions", str(intervention))
 
-    def write(self, step: int, statistics: dict[str, LayerStatistics], answers: Answers | None) -> None:
-        """Writes what was measured, layer by layer, and of the logits."""
+    def write(
+        self,
+        step: int,
+        multipliers: dict[str, float],
+        statistics: dict[str, LayerStatistics],
+        answers: Answers | None,
+    ) -> None:
+        """Writes what was measured, layer by layer, and of the answers."""
         if not self._writer:
             return
         with self._writer.as_default(step=step):
             for layer, measured in statistics.items():
+                tf.summary.scalar(f"multiplier/{layer}", multipliers[layer])
                 tf.summary.scalar(f"learning_rate/{layer}", measured.learning_rate)
                 tf.summary.scalar(f"relative_step/{layer}", measured.relative_step)
                 tf.summary.scalar(f"gradient_norm/{layer}", measured.gradient_norm)
             if answers is not None:
+                tf.summary.scalar("loss/cross_entropy", answers.loss)
+                tf.summary.scalar("loss/label_entropy", answers.entropy)
                 tf.summary.scalar("logits/spread", answers.spread)
                 tf.summary.scalar("logits/saturation", answers.saturation)
 

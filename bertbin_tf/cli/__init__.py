@@ -1,4 +1,4 @@
-"""The command line: `bertbin-tf demo | train | evaluate | predict | export | verify | serve | doctor`.
+"""The command line: `bertbin-tf train`, `evaluate`, `predict`, `report`, `doctor` ... all of them are in `parser`.
 
 Only the standard library is imported here, so that `--help` answers at once.
 """

@@ -11,6 +11,8 @@ from bertbin_tf.recipe import Recipe
 from bertbin_tf.recipe.fields import field_type
 from bertbin_tf.serving.limits import Limits
 
+MODULES_WITHOUT_KERAS = {"verify": "serving", "serve": "serving", "report": "reporting", "compare": "reporting"}
+
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message):
@@ -102,7 +104,15 @@ def build_parser() -> argparse.ArgumentParser:
     doctor.add_argument("--treat", action="store_true", help="apply what a program can apply, and train for an epoch")
     doctor.add_argument("--output-dir", type=Path, metavar="DIR", help="where the treated model.keras goes")
 
-    for command in (demo, train, evaluate, export, verify, doctor):
+    report = _add(commands, "report", "write an HTML page about a run")
+    report.add_argument("path", type=Path, metavar="RUN", help="folder that train wrote")
+    report.add_argument("--output", type=Path, metavar="FILE", help="(default: RUN/report.html)")
+
+    compare = _add(commands, "compare", "compare runs in a table, and on a page")
+    compare.add_argument("paths", type=Path, nargs="+", metavar="RUN", help="folders that train wrote")
+    compare.add_argument("--output", type=Path, metavar="FILE", help="an .html file to write (default: only the table)")
+
+    for command in (demo, train, evaluate, export, verify, doctor, report, compare):
         command.add_argument("--json", dest="as_json", action="store_true", help="print JSON, for machines")
     return parser
 
@@ -110,10 +120,10 @@ def build_parser() -> argparse.ArgumentParser:
 def _add(commands, name, help):
     command = commands.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")
     command.add_argument("--traceback", action="store_true", help="show where an error came from")
-    # A server loads no Keras models, and does not wait for the packages that have them.
-    needs_keras = name not in ("verify", "serve")
-    module = "bertbin_tf.cli.commands" if needs_keras else "bertbin_tf.cli.serving"
-    command.set_defaults(run=functools.partial(_run, module, name), needs_keras=needs_keras)
+    # What loads no Keras models does not wait for the packages that have them.
+    module = MODULES_WITHOUT_KERAS.get(name, "commands")
+    needs_keras = name not in MODULES_WITHOUT_KERAS
+    command.set_defaults(run=functools.partial(_run, f"bertbin_tf.cli.{module}", name), needs_keras=needs_keras)
     return command
 
 

@@ -1,7 +1,6 @@
 """From a recipe to a compiled model and the callbacks that go with it."""
 
 import os
-from pathlib import Path
 
 import keras
 import scipy.special
@@ -12,6 +11,7 @@ from bertbin_tf.callbacks.controller import BAND, HEAD_BAND
 from bertbin_tf.metrics import LogitStatistics
 from bertbin_tf.models import binary_classifier
 from bertbin_tf.optimizers import LayerwiseAdamW, distance_from_head, head_layers, layerwise_decay, warmup_cosine
+from bertbin_tf.recipe.curves import curves_folder
 from bertbin_tf.recipe.fields import Recipe
 
 CLIP_NORM = 1.0  # Mosbach et al., 2021, https://arxiv.org/abs/2006.04884, section 6
@@ -81,7 +81,7 @@ def build_callbacks(
         batch: Tokens on which the saturation of the pooler is measured after every epoch.
         output_dir: Folder of the run, for TensorBoard's logs, or `None`.
     """
-    log_dir = None if output_dir is None else Path(output_dir) / "tensorboard"
+    log_dir = None if output_dir is None else curves_folder(output_dir)
     callbacks = []
     if recipe.pooling == "pooled" and _poolers(backbone):
         callbacks.append(SaturationMonitor(batch))

@@ -14,6 +14,8 @@ from typing import Any
 
 import keras
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import scipy.special
 import tensorflow as tf
 
@@ -23,6 +25,7 @@ from bertbin_tf.models import load_preprocessor, save_preprocessor
 from bertbin_tf.recipe.backup_files import has_backup
 from bertbin_tf.recipe.fields import Recipe
 
+VALIDATION_ROWS = "validation.parquet"
 PACKAGES = ("keras", "keras-nlp", "keras-hub", "tensorflow", "tensorflow-text", "numpy", "scikit-learn", "pyarrow")
 
 
@@ -137,6 +140,22 @@ def save_run(
     # Not the compiled model: the optimizer's moments, twice the weights, belong to the last step and not to the best.
     model = keras.Model(run.model.input, run.model.output, name=run.model.name)
     write_whole(path / "model.keras", model.save)
+
+
+def save_validation_rows(
+    path: str | os.PathLike, texts: Sequence, labels: np.ndarray, probabilities: np.ndarray
+) -> None:
+    """Writes the validation texts into a run's folder, each with its label and calibrated probability.
+
+    Args:
+        path: The folder; it must exist.
+        texts: Strings, or bytes in UTF-8.
+        labels: Int array of shape `(n,)`.
+        probabilities: Float array of shape `(n,)`.
+    """
+    texts = [text.decode("utf-8", errors="replace") if isinstance(text, bytes) else text for text in texts]
+    table = pa.table({"text": texts, "label": np.asarray(labels, "int8"), "probability": probabilities})
+    write_whole(Path(path) / VALIDATION_ROWS, lambda file: pq.write_table(table, file))
 
 
 def load_history(path: str | os.PathLike | None, recipe: Recipe) -> keras.callbacks.History | None:

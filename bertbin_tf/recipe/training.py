@@ -14,9 +14,18 @@ from bertbin_tf.callbacks import LearningRateScheduleCheck
 from bertbin_tf.models import fit_head
 from bertbin_tf.recipe.backup import Position, TrainingBackup
 from bertbin_tf.recipe.building import build_callbacks, class_weight_of, label_entropy, prior_of
+from bertbin_tf.recipe.curves import begin_curves, curves_folder, end_curves
 from bertbin_tf.recipe.fields import Recipe
 from bertbin_tf.recipe.preparing import prepare
-from bertbin_tf.recipe.runs import Run, backup_folder, data_facts, load_history, output_folder, save_run
+from bertbin_tf.recipe.runs import (
+    Run,
+    backup_folder,
+    data_facts,
+    load_history,
+    output_folder,
+    save_run,
+    save_validation_rows,
+)
 
 # With fewer rows, or a temperature beyond these, it is noise or a model without signal that is fitted.
 MIN_CALIBRATION_ROWS = 100
@@ -37,7 +46,8 @@ def train(
     After training, the temperature and the decision threshold are fitted on the validation texts; with balanced class
     weights the prior that they took out of the probabilities is put back into the head's bias. With an `output_dir`
     all that belongs to the run is written there, and `load_run` reads it: recipe.json, model.keras, preprocessor/,
-    metrics.json, history.json, provenance.json (versions, devices, SHA-256 of the data), and TensorBoard's logs.
+    metrics.json, history.json, provenance.json (versions, devices, SHA-256 of the data), validation.parquet (texts,
+    labels and calibrated probabilities), and TensorBoard's logs. `report.render` makes a page of it.
 
     To give the same weights, bit for bit, every time, this sets the global seeds, switches TensorFlow to deterministic
     operations and its graph optimizer's constant folding off.
@@ -77,6 +87,7 @@ def train(
             facts = {"train": data_facts(made.train_data), "validation": data_facts(made.validation_data)}
             backup = TrainingBackup(backup_folder(output_dir), callbacks, every=backup_every, facts=facts)
             listening.enter_context(backup.listening())
+            begin_curves(curves_folder(output_dir), recipe)
         first_loss = _begin(made, recipe, backup, bar)
         history = _fit(made, recipe, callbacks, backup, verbose)
         if not np.isfinite(history.history["loss"][-1]):
@@ -86,8 +97,9 @@ def train(
             )
         last_loss = _log_loss(made, bar)
         _restore_prior(made, recipe)
-        run = _calibrate(Run(recipe, made.model, made.preprocessor), made.validation_data, bar)
+        run, texts, labels, p = _calibrate(Run(recipe, made.model, made.preprocessor), made.validation_data, bar)
         if output_dir is not None:
+            steps = int(keras.ops.convert_to_numpy(made.model.optimizer.iterations))
             metrics = {
                 "train_rows": int(made.train_data.cardinality()),
                 "train_base_rate": made.base_rate,
@@ -95,7 +107,7 @@ def train(
                 "first_loss": first_loss,
                 "label_entropy": label_entropy(recipe, made.base_rate),
                 "last_loss": last_loss,
-                "steps": int(keras.ops.convert_to_numpy(made.model.optimizer.iterations)),
+                "steps": steps,
                 "fit_seconds": backup.fit_seconds,
                 # What `LayerwiseLearningRateController` saw and did, a line each.
                 "interventions": [
@@ -104,6 +116,8 @@ def train(
                 "seconds": backup.seconds_before + time.perf_counter() - started,
             }
             facts = {"strategy": strategy, "replicas": made.devices.num_replicas_in_sync, "data": facts}
+            end_curves(curves_folder(output_dir), steps, run.validation, labels, p)
+            save_validation_rows(output_dir, texts, labels, p)
             save_run(run, output_dir, backbone=made.backbone, metrics=metrics, history=history.history, facts=facts)
             backup.remove()
     return history
@@ -165,6 +179,7 @@ def _restore_prior(made, recipe):
 
 
 def _calibrate(run, validation_data, verbose):
+    """Returns the run with temperature and threshold, and the validation texts, labels and calibrated probabilities."""
     texts, labels = data.collect(validation_data)
     probabilities = run.predict(texts, verbose=verbose)
     temperature = 1.0
@@ -174,4 +189,5 @@ def _calibrate(run, validation_data, verbose):
     calibrated = evaluation.apply_temperature(probabilities, temperature)
     threshold = evaluation.tune_threshold(labels, calibrated, metric=run.recipe.threshold_metric)
     validation = evaluation.evaluate(labels, calibrated, threshold=threshold)
-    return dataclasses.replace(run, temperature=temperature, threshold=threshold, validation=validation)
+    run = dataclasses.replace(run, temperature=temperature, threshold=threshold, validation=validation)
+    return run, texts, labels, calibrated

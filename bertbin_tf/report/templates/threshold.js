@@ -1,0 +1,33 @@
+"use strict";
+// Recounts the decisions on the validation texts when the threshold is moved.
+const holder = document.getElementById("rows");
+if (holder) {
+  const { labels, probabilities } = JSON.parse(holder.textContent);
+  const slider = document.getElementById("threshold");
+  const line = document.getElementById("histogram-threshold");
+  const tuned = Number(slider.value);
+  const show = (id, text) => { document.getElementById(id).textContent = text; };
+  const share = (part, whole) => (whole ? (part / whole).toFixed(3) : "-");
+
+  const count = () => {
+    const threshold = Number(slider.value);
+    const cells = { tn: 0, fp: 0, fn: 0, tp: 0 };
+    labels.forEach((label, row) => {
+      const said = probabilities[row] >= threshold;
+      cells[label ? (said ? "tp" : "fn") : (said ? "fp" : "tn")] += 1;
+    });
+    const { tn, fp, fn, tp } = cells;
+    Object.entries(cells).forEach(([id, number]) => show(id, number.toLocaleString("en")));
+    show("threshold-value", threshold.toFixed(3));
+    show("accuracy", share(tp + tn, labels.length));
+    show("precision", share(tp, tp + fp));
+    show("recall", share(tp, tp + fn));
+    show("specificity", share(tn, tn + fp));
+    show("f1", share(2 * tp, 2 * tp + fp + fn));
+    if (line) line.setAttribute("transform", `translate(${(threshold - tuned) * Number(slider.dataset.width)} 0)`);
+  };
+
+  document.getElementById("slider").hidden = false;
+  slider.addEventListener("input", count);
+  document.getElementById("threshold-reset").addEventListener("click", () => { slider.value = tuned; count(); });
+}
