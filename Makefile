@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint notebooks clean
+.PHONY: demo test lint notebooks docs clean
 
 demo: .venv/installed
 	$(BIN)/bertbin-tf demo $(ARGS)
@@ -20,6 +20,10 @@ lint: .venv/installed-test
 notebooks: .venv/installed-test
 	$(BIN)/python notebooks/build.py
 
+# The site, into site/; a broken link or a name that does not exist is an error.
+docs: .venv/installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --site-dir site
+
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 
@@ -29,6 +33,10 @@ notebooks: .venv/installed-test
 
 .venv/installed-test: .venv/installed
 	$(BIN)/pip install --editable ".[test]"
+	touch $@
+
+.venv/installed-docs: .venv/installed
+	$(BIN)/pip install --editable ".[docs]"
 	touch $@
 
 clean:

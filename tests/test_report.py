@@ -5,6 +5,7 @@ import re
 import shutil
 import threading
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from sklearn import metrics
 
-from bertbin_tf import cli
+from bertbin_tf import cli, evaluation
+from bertbin_tf.cli.parser import build_parser
 from bertbin_tf.recipe import Recipe, train
 from bertbin_tf.report import read_record, render, verdict
 
@@ -20,13 +22,18 @@ PLOTS = {"histogram", "roc", "precision_recall", "reliability", "loss", "spread"
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(1)> </style> & \u202e {{ 7 * 7 }}"
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    return tmp_path_factory.mktemp("trained") / "reviews"
+
+
 @pytest.fixture
-def run_dir(tiny_preset, reviews_csv, tmp_path, eager):
-    recipe = Recipe(
-        str(reviews_csv), preset=tiny_preset, epochs=2, batch_size=8, learning_rate=1e-2, sequence_length=16
-    )
-    train(recipe, tmp_path / "reviews", verbose=0)
-    return tmp_path / "reviews"
+def run_dir(trained, tiny_preset, reviews_csv, tmp_path, eager):
+    """A copy of one small run."""
+    if not trained.exists():
+        fields = {"preset": tiny_preset, "sequence_length": 16, "batch_size": 8, "learning_rate": 1e-2, "epochs": 2}
+        train(Recipe(str(reviews_csv), **fields), trained, verbose=0)
+    return Path(shutil.copytree(trained, tmp_path / "reviews"))
 
 
 @pytest.fixture
@@ -42,8 +49,6 @@ def large_run_dir(run_dir):
 
 
 def rewrite_rows(path, texts, labels, probabilities):
-    from bertbin_tf import evaluation
-
     pq.write_table(
         pa.table({"text": texts, "label": labels, "probability": probabilities}), path / "validation.parquet"
     )
@@ -138,8 +143,6 @@ def test_curves_are_those_that_tensorboard_has(run_dir):
 
 
 def test_command_on_the_page_is_the_recipe_again(run_dir):
-    from bertbin_tf.cli.parser import build_parser
-
     (command,) = re.findall(r"<code>(bertbin-tf train .+?)</code>", render(run_dir))
     arguments = vars(build_parser().parse_args(command.split()[1:]))
     fields = {field.name for field in dataclasses.fields(Recipe)}
