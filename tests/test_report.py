@@ -1,9 +1,14 @@
+import contextlib
 import dataclasses
 import http.server
 import json
 import re
 import shutil
+import socket
+import subprocess
+import sys
 import threading
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -11,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import requests
 from sklearn import metrics
 
 from bertbin_tf import cli, evaluation
@@ -228,6 +234,48 @@ def test_page_goes_into_an_html_file_only(run_dir, capsys):
 def test_nothing_to_render_is_an_error():
     with pytest.raises(ValueError, match="the folder of a run"):
         render()
+
+
+@pytest.fixture
+def tensorboard(run_dir):
+    """The address of a TensorBoard that reads the run."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(run_dir.parent), "--port", str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    yield f"http://localhost:{port}/data/plugin"
+    process.kill()
+    process.wait()
+
+
+@pytest.mark.slow
+def test_tensorboard_serves_series_layout_curve_and_recipe(tensorboard, run_dir):
+    def ask(path, **options):
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            with contextlib.suppress(requests.RequestException, ValueError):
+                if content := requests.request("POST" if options else "GET", f"{tensorboard}/{path}", **options).json():
+                    return content
+            time.sleep(1)
+        raise AssertionError(f"TensorBoard does not answer {path}")
+
+    layers = "reviews/tensorboard/layers"
+    names = set(ask("scalars/tags")[layers])
+    assert {"loss/cross_entropy", "logits/spread", "multiplier/logit", "relative_step/transformer_layer_0"} <= names
+    points = ask(f"scalars/scalars?run={layers}&tag=learning_rate/logit")
+    curve = read_record(run_dir).curves["learning_rate/logit"]
+    np.testing.assert_allclose([value for _, _, value in points], curve.values, rtol=1e-6)
+    # Each chart of the layout finds series of the run.
+    everywhere = {name for series in ask("scalars/tags").values() for name in series}
+    charts = [chart for category in ask("custom_scalars/layout")["category"] for chart in category["chart"]]
+    patterns = [pattern for chart in charts for pattern in chart["multiline"]["tag"]]
+    assert patterns and all(any(re.fullmatch(pattern, name) for name in everywhere) for pattern in patterns)
+    assert "validation/pr_curves" in ask("pr_curves/tags")["reviews/tensorboard/evaluation"]
+    assert "interventions" in str(ask("text/tags"))
+    query = {"experimentName": "", "colParams": [], "startIndex": 0, "sliceSize": 9}
+    query["allowedStatuses"] = ["STATUS_UNKNOWN", "STATUS_SUCCESS", "STATUS_RUNNING"]
+    (group,) = ask("hparams/session_groups", json=query)["sessionGroups"]
+    assert group["hparams"]["learning_rate"] == 1e-2 and group["hparams"]["schedule"] == "cosine"
 
 
 @pytest.fixture
