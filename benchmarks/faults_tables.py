@@ -11,6 +11,7 @@ from bertbin_tf.doctor.remedies import REMEDIES
 # A fault of these does not keep the model from training, but from being judged: what its user reads is off.
 MISJUDGED = {"metric-misreads", "leak-between-splits", "train-validation-mismatch"}
 POINTS, AUC = 0.05, 0.05
+SICK_AUC = 0.65  # of one class in fifty a model may say the other to all texts, and still rank them
 
 
 def report(lines, faulty, healthy, pairs) -> None:
@@ -27,6 +28,8 @@ def report(lines, faulty, healthy, pairs) -> None:
     trained = [case for case in examined if case.name in runs["train"] and case.twin.name in runs["train"]]
     counted = [case for case in trained if hurts(case, runs["train"])]
     controls = [case for case in healthy if case.name in runs["examine"]]
+    sick = [case for case in controls if is_sick(runs["train"].get(case.name))]
+    controls = [case for case in controls if case not in sick]
     print(f"\n{len(faulty)} faulty cases, {len(examined)} examined; of {len(trained)} trained {len(counted)} hurt.")
     print_measures("Faults that were shown to hurt", counted, controls, runs)
     print_measures("All that were examined, whether or not they hurt", examined, controls, runs)
@@ -34,6 +37,7 @@ def report(lines, faulty, healthy, pairs) -> None:
     print_treatment(counted, runs)
     print_confusion(examined, controls, runs["examine"])
     print_harmless([case for case in trained if case not in counted], runs["train"])
+    print_sick(sick, runs)
     print_pairs([case for case in pairs if case.name in runs["examine"]], runs["examine"])
     print_times([runs["examine"][case.name] for case in (*examined, *controls)])
 
@@ -47,6 +51,11 @@ def hurts(case, trained) -> bool:
         return plain.get("reported") is None or abs(plain["reported"] - plain["accuracy"]) >= POINTS
     is_worse = twin["accuracy"] - plain["accuracy"] >= POINTS or twin["roc_auc"] - plain["roc_auc"] >= AUC
     return is_worse or (plain["failed"] and not twin["failed"])
+
+
+def is_sick(plain) -> bool:
+    """Whether the plain run of a control failed: not a healthy one, then, as a fault that does not hurt is none."""
+    return plain is not None and plain["failed"] and plain.get("roc_auc", 0.5) < SICK_AUC
 
 
 def share(flags) -> str:
@@ -117,6 +126,13 @@ def print_harmless(cases, trained):
             f"  {case.codes[0]:<32} {case.name}: accuracy {plain['accuracy']:.3f}, twin {twin['accuracy']:.3f}; "
             f"AUC {plain['roc_auc']:.3f}, twin {twin['roc_auc']:.3f}"
         )
+
+
+def print_sick(cases, runs):
+    print("\nControls that fail when they are trained as their user would: not healthy, and not counted\n")
+    for case in cases:
+        plain = runs["train"][case.name]
+        print(f"  {case.name}: ROC AUC {plain['roc_auc']:.3f}; the doctor said {runs['examine'][case.name]['cause']}")
 
 
 def print_pairs(cases, examined):
