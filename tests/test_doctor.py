@@ -15,7 +15,7 @@ from bertbin_tf import data
 from bertbin_tf.doctor import CODES, Diagnosis, DoctorCallback, Finding, diagnose
 from bertbin_tf.doctor.patient import Patient
 from bertbin_tf.doctor.remedies import REMEDIES, UNTRIED
-from bertbin_tf.doctor.trials import Outcome
+from bertbin_tf.doctor.trials import Outcome, Trials
 from bertbin_tf.models import binary_classifier, load_backbone, load_preprocessor
 from bertbin_tf.optimizers import LayerwiseAdamW, warmup_cosine
 
@@ -413,6 +413,22 @@ def test_every_rule_has_a_sick_case():
 
 def test_every_remedy_belongs_to_a_rule():
     assert set(UNTRIED) <= set(REMEDIES) <= set(CODES)
+
+
+@pytest.mark.parametrize(
+    ("treated", "control", "status"),
+    [
+        ((0.80, 0.60), (0.55, 0.70), "confirmed"),
+        ((0.80, 0.60), (0.80, 0.59), "refuted"),
+        ((0.77, 0.71), (0.77, 0.69), "suspected"),  # neither is better than the base rate: nothing was shown
+        ((0.52, 0.70), (0.51, 0.70), "suspected"),
+    ],
+)
+def test_trial_refutes_only_what_trains_without_the_remedy(treated, control, status):
+    trials = object.__new__(Trials)
+    trials._labels = np.array([0, 1])  # entropy 0.693
+    outcomes = (Outcome(*measured, {}, 1.0) for measured in (treated, control))
+    assert trials._judge(Finding("loss-unsuited", "", ""), *outcomes).status == status
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ BATCH_SIZE, NUM_STEPS, NUM_TEST = 16, 18, 12
 NUM_SEEDS = 3
 # So much better in ROC AUC, or so much lower in cross-entropy, is no chance.
 BETTER_AUC, LOWER_LOSS = 0.1, 0.95
+LEARNED_LOSS = 0.98  # of the loss of the base rate: below it something was learned
 
 
 class Outcome(NamedTuple):
@@ -128,7 +129,12 @@ class Trials:
         status = "suspected"
         if is_better and treated.auc > 0.5 + BETTER_AUC and treated.loss < 1.1 * entropy:
             status = "confirmed"
-        elif treated.auc > 0.5 + 2 * BETTER_AUC and control.auc > treated.auc - 0.02 and control.loss < treated.loss:
+        # A control that does no better than the base rate has not trained either, and refutes nothing.
+        elif (
+            treated.auc > 0.5 + 2 * BETTER_AUC
+            and control.auc > treated.auc - 0.02
+            and control.loss < min(treated.loss, LEARNED_LOSS * entropy)
+        ):
             status = "refuted"
         trial = (
             f"Tried for {NUM_STEPS} steps of {BATCH_SIZE} rows: other rows are told apart with a ROC AUC of "
