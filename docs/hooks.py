@@ -76,4 +76,5 @@ def _public_names(path):
 def _with_links_of_the_site(text):
     for source, target in PAGES.items():
         text = text.replace(f"]({source})", f"]({target})")
+    text = re.sub(r"\[([^\]]+)\]\(notebooks/[^)]+\)", r"`\1`", text)  # they are not part of the site
     return re.sub(r"\]\(docs/", "](", text)
