@@ -330,3 +330,10 @@ def test_argument_out_of_range_is_named(call, message):
 def test_evaluation_does_not_import_tensorflow():
     code = "import sys, bertbin_tf.evaluation; sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_notebook_shows_the_table_of_the_terminal():
+    result = evaluate([0, 0, 1, 1], [0.1, 0.6, 0.4, 0.9])
+    shown = result._repr_html_()
+    assert all(f"<th>{name}</th><td>{value}</td><td>{interval}</td>" in shown for name, value, interval in result.table)
+    assert all(f"{value}   {interval}" in str(result) for _, value, interval in result.table)

@@ -31,6 +31,12 @@ def test_json_round_trips_and_stays_small(tmp_path):
     assert len(dataclasses.fields(Recipe)) <= 20
 
 
+def test_notebook_shows_every_field_escaped():
+    shown = Recipe("<b>.csv")._repr_html_()
+    assert all(f"<th>{field.name}</th>" in shown for field in dataclasses.fields(Recipe))
+    assert "&lt;b&gt;.csv" in shown and "<b>" not in shown
+
+
 def test_docstring_names_every_field_with_its_default():
     arguments = inspect.getdoc(Recipe).partition("Args:\n")[2].partition("\nRaises:")[0]
     entries = re.split(r"^    (\w+): ", arguments, flags=re.MULTILINE)[1:]

@@ -9,6 +9,7 @@ from sklearn import metrics
 from bertbin_tf.evaluation.bootstrap import TWO_CLASS_MEASURES, bootstrap_intervals
 from bertbin_tf.evaluation.calibration import clip_probabilities, expected_calibration_error
 from bertbin_tf.evaluation.checks import check_labels_and_probabilities
+from bertbin_tf.notebook import html_table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,13 +56,26 @@ class Evaluation:
         fields = dataclasses.asdict(self)
         return fields | {"intervals": {name: ends and list(ends) for name, ends in self.intervals.items()}}
 
-    def __str__(self):
-        lines = [f"{self.rows:,} rows, base rate {self.base_rate:.3f}, threshold {self.threshold:.3f}", ""]
-        lines.append(f"{'':18}{'value':>7}" + ("   95 % interval" if self.intervals else ""))
+    @property
+    def table(self) -> list[tuple[str, str, str]]:
+        """Each measure with its value and its interval, for reading."""
+        lines = []
         for name in _MEASURES:
             value, ends = getattr(self, name), self.intervals.get(name)
-            line = f"{name:18}{'-' if value is None else format(value, '.3f'):>7}"
-            lines.append(line + (f"   {ends[0]:.3f} to {ends[1]:.3f}" if ends else ""))
+            interval = f"{ends[0]:.3f} to {ends[1]:.3f}" if ends else ""
+            lines.append((name, "-" if value is None else f"{value:.3f}", interval))
+        return lines
+
+    @property
+    def _title(self):
+        return f"{self.rows:,} rows, base rate {self.base_rate:.3f}, threshold {self.threshold:.3f}"
+
+    def _repr_html_(self):
+        return f"<p>{self._title}</p>" + html_table(("measure", "value", "95 % interval"), self.table)
+
+    def __str__(self):
+        lines = [self._title, "", f"{'':18}{'value':>7}" + ("   95 % interval" if self.intervals else "")]
+        lines += [f"{name:18}{value:>7}   {interval}".rstrip() for name, value, interval in self.table]
         tn, fp, fn, tp = (f"{self.confusion[cell]:,}" for cell in ("tn", "fp", "fn", "tp"))
         lines += ["", f"{'':11}{'said 0':>10}{'said 1':>10}", f"{'label is 0':11}{tn:>10}{fp:>10}"]
         return "\n".join([*lines, f"{'label is 1':11}{fn:>10}{tp:>10}"])

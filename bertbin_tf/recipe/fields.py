@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from bertbin_tf.notebook import html_table
+
 
 def _field(default, help, *, choices=None, minimum=None, maximum=None, above=None):
     metadata = {"help": help, "choices": choices, "minimum": minimum, "maximum": maximum, "above": above}
@@ -121,6 +123,10 @@ class Recipe:
         if unknown := sorted(set(fields) - set(names)):
             raise ValueError(f"{where} has unknown fields: {', '.join(unknown)}. Allowed are {', '.join(names)}.")
         return cls(**fields)
+
+    def _repr_html_(self):
+        rows = [(field.name, getattr(self, field.name), field.metadata["help"]) for field in dataclasses.fields(self)]
+        return html_table(("field", "value", "what it is"), rows)
 
     def to_json(self) -> str:
         """Returns all fields as a JSON object, in their order, one per line."""

@@ -22,7 +22,6 @@ from bertbin_tf.report.verdict import verdict
 
 NUM_MISTAKES = 20
 MAX_CHARACTERS = 400  # of a text in the table of mistakes
-MEASURES = ("accuracy", "balanced_accuracy", "f1", "mcc", "roc_auc", "pr_auc", "brier", "log_loss", "ece")
 TEMPLATES = importlib.resources.files("bertbin_tf.report") / "templates"
 COMPARED = ("run", "verdict", "accuracy", "ROC AUC", "log loss", "steps", "seconds of fit")
 
@@ -83,15 +82,15 @@ def render(*paths: str | os.PathLike) -> str:
 def comparison(records: Sequence[RunRecord]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Returns header and rows of a table of several runs, the best ROC AUC first."""
 
-    def with_interval(evaluation, name):
-        value, ends = getattr(evaluation, name), evaluation.intervals.get(name)
-        return "-" if value is None else f"{value:.3f}" + (f" ({ends[0]:.3f} to {ends[1]:.3f})" if ends else "")
+    def told(record, name):
+        value, interval = next(line[1:] for line in record.evaluation.table if line[0] == name)
+        return f"{value} ({interval})" if interval else value
 
     rows = [
         (
             record.name,
             verdict(record).word,
-            *(with_interval(record.evaluation, name) for name in ("accuracy", "roc_auc", "log_loss")),
+            *(told(record, name) for name in ("accuracy", "roc_auc", "log_loss")),
             f"{record.metrics['steps']:,}",
             f"{record.metrics['fit_seconds']:.0f}",
         )
@@ -144,7 +143,7 @@ def _run(record):
         "confusion": {cell: f"{count:,}" for cell, count in measured.confusion.items()},
         "decision_measures": _decision_measures(*counts),
         "rows": f"{measured.rows:,}",
-        "measured": [_measure(measured, name) for name in MEASURES],
+        "measured": measured.table,
         "interventions": record.metrics["interventions"],
         "layer_numbers": [
             (
@@ -235,15 +234,6 @@ def _told(what, curves):
     largest = max(curves, key=lambda layer: np.nanmax(curves[layer].values))
     value = np.nanmax(curves[largest].values)
     return f"{what}, layer by layer over the steps, the head on top. The largest is {value:.1e}, of {largest}."
-
-
-def _measure(measured, name):
-    value, ends = getattr(measured, name), measured.intervals.get(name)
-    return (
-        name.replace("_", " "),
-        "-" if value is None else f"{value:.3f}",
-        f"{ends[0]:.3f} to {ends[1]:.3f}" if ends else "",
-    )
 
 
 def _decision_measures(tn, fp, fn, tp):
