@@ -13,8 +13,8 @@
 # # Any learning rate trains
 #
 # **Claim: asked for a rate a thousand times too high, or a thousand times too low, `LayerwiseLearningRateController`
-# trains MiniLM all the same; Adam, which takes the rate as it is, trains at neither.** In Colab, install the package
-# first (`%pip install` with the address of this repository).
+# trains MiniLM all the same; with Adam, which takes the rate as it is, all texts get one answer.** In Colab, install the
+# package first (`%pip install` with the address of this repository).
 
 # %%
 import keras
@@ -33,7 +33,7 @@ RATES = (1e-7, 1e-1)  # near 1e-4 is right
 # %% [markdown]
 # ## The data
 #
-# Short film reviews, 45 batches of 16.
+# Short film reviews, 46 batches of 16.
 
 # %%
 preprocessor = load_preprocessor("minilm", sequence_length=32)
@@ -86,5 +86,5 @@ plt.show()
 
 # %%
 assert all(results["controlled", rate][0] > 0.75 for rate in RATES), "a controlled model did not train"
-assert all(results["adam", rate][0] < 0.7 for rate in RATES), "Adam trains at a rate at which it should not"
+assert all(results["adam", rate][1] < 1e-3 for rate in RATES), "Adam does not give all texts one answer"
 print("Holds:", {f"{name} {rate:.0e}": round(float(auc), 3) for (name, rate), (auc, _) in results.items()})
