@@ -13,8 +13,8 @@
 # # Any learning rate trains
 #
 # **Claim: asked for a rate a thousand times too high, or a thousand times too low, `LayerwiseLearningRateController`
-# trains MiniLM all the same; with Adam, which takes the rate as it is, all texts get one answer.** In Colab, install the
-# package first (`%pip install` with the address of this repository).
+# trains MiniLM all the same; with Adam, which takes the rate as it is, all texts get one answer.** In Colab, install
+# the package first (`%pip install` with the address of this repository).
 
 # %%
 import keras
