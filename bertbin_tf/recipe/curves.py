@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,7 +34,7 @@ LAYOUT = {
 MEASURES = ("accuracy", "roc_auc", "pr_auc", "log_loss", "brier", "mcc")
 
 
-def curves_folder(output_dir: Path) -> Path:
+def curves_folder(output_dir: str | os.PathLike) -> Path:
     """Returns the folder of a run's TensorBoard logs."""
     return Path(output_dir) / "tensorboard"
 
