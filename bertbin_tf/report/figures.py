@@ -1,5 +1,6 @@
 """The plots of the page, drawn by matplotlib, as SVG that takes the page's own colours for text and axes."""
 
+import functools
 import io
 import re
 
@@ -70,11 +71,11 @@ def to_svg(figure: Figure, name: str) -> str:
 def styled(draw):
     """Makes a function that draws use this page's style."""
 
+    @functools.wraps(draw)
     def drawing(*args, **kwargs):
         with matplotlib.rc_context(STYLE):
             return draw(*args, **kwargs)
 
-    drawing.__doc__ = draw.__doc__
     return drawing
 
 
