@@ -26,7 +26,7 @@ import keras
 import numpy as np
 
 from bertbin_tf.recipe import load_run
-from bertbin_tf.recipe.runs import write_whole
+from bertbin_tf.recipe.folder import write_whole
 
 RESULTS = Path(__file__).parent / "results" / "survival.json"
 NUM_KILLS = 20

@@ -11,8 +11,11 @@ from bertbin_tf.cli.parser import build_parser
 
 ROOT = Path(__file__).parents[1]
 # From pages at the top of the repository to those of the site.
-PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"} | {
-    "THREATS.md": "threats.md"
+PAGES = {
+    "README.md": "index.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "CHANGELOG.md": "changelog.md",
+    "THREATS.md": "threats.md",
 }
 
 

@@ -42,8 +42,8 @@ strategy = distribute.strategy("auto")  # one device, several GPUs, or a TPU; be
 # DataFrame or any TensorFlow dataset as well. Batches hold texts of similar length, so that little is padded.
 
 # %%
-train_data = data.read("vader/movies:train[:20%]")
-test_data = data.read("vader/movies:test[:20%]")
+train_data = data.read("vader/movies:train[:30%]")
+test_data = data.read("vader/movies:test[:30%]")
 base_rate = data.base_rate(train_data)
 entropy = -base_rate * np.log(base_rate) - (1 - base_rate) * np.log(1 - base_rate)
 
@@ -121,6 +121,6 @@ print(dict(zip(texts, served.round(3).tolist(), strict=True)))
 
 # %%
 assert abs(first_loss / entropy - 1) < 0.02, "the untrained model does not start at the base rate"
-assert result.roc_auc > 0.8, "the model did not learn"
+assert result.roc_auc > 0.85, "the model did not learn"
 assert served[0] > 0.5 > served[1], "the exported model gives other answers"
 print("Holds: the first loss is the entropy of the labels, and the ROC AUC is", round(result.roc_auc, 3))

@@ -75,8 +75,8 @@ def test_import_loads_nothing_heavy(module):
     assert process.stdout.strip() == "set()"
 
 
-def test_server_loads_no_keras_models():
-    modules = "bertbin_tf.cli.serving, bertbin_tf.serving.server"
+@pytest.mark.parametrize("modules", ["bertbin_tf.cli.serving, bertbin_tf.serving.server", "bertbin_tf.cli.reporting"])
+def test_server_and_report_load_no_keras_models(modules):
     code = f"import sys, {modules}; print({{'keras_nlp', 'keras_hub'}} & set(sys.modules))"
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert process.stdout.strip() == "set()"

@@ -20,7 +20,7 @@ from bertbin_tf.export.servable import find_version
 from bertbin_tf.export.verification import require_text
 from bertbin_tf.recipe import Recipe, load_run, plan, prepare
 from bertbin_tf.recipe import train as train_recipe
-from bertbin_tf.recipe.runs import write_whole
+from bertbin_tf.recipe.folder import write_whole
 
 __all__ = ["demo", "doctor", "evaluate", "export", "predict", "train"]
 

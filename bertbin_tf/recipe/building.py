@@ -11,8 +11,8 @@ from bertbin_tf.callbacks.controller import BAND, HEAD_BAND
 from bertbin_tf.metrics import LogitStatistics
 from bertbin_tf.models import binary_classifier
 from bertbin_tf.optimizers import LayerwiseAdamW, distance_from_head, head_layers, layerwise_decay, warmup_cosine
-from bertbin_tf.recipe.curves import curves_folder
 from bertbin_tf.recipe.fields import Recipe
+from bertbin_tf.recipe.folder import curves_folder, layers_folder
 
 CLIP_NORM = 1.0  # Mosbach et al., 2021, https://arxiv.org/abs/2006.04884, section 6
 STOPPING_PATIENCE = 2
@@ -81,20 +81,21 @@ def build_callbacks(
         batch: Tokens on which the saturation of the pooler is measured after every epoch.
         output_dir: Folder of the run, for TensorBoard's logs, or `None`.
     """
-    log_dir = None if output_dir is None else curves_folder(output_dir)
     callbacks = []
     if recipe.pooling == "pooled" and _poolers(backbone):
         callbacks.append(SaturationMonitor(batch))
     if recipe.optimizer == "controlled":
-        callbacks.append(LayerwiseLearningRateController(log_dir=log_dir and log_dir / "layers"))
+        callbacks.append(
+            LayerwiseLearningRateController(log_dir=None if output_dir is None else layers_folder(output_dir))
+        )
     else:
         callbacks.append(keras.callbacks.TerminateOnNaN())  # the controller restores instead
     if recipe.schedule == "cosine":
         callbacks.append(LearningRateScheduleCheck())
     if recipe.schedule == "plateau":
         callbacks.append(keras.callbacks.ReduceLROnPlateau("val_loss", factor=0.5, patience=PLATEAU_PATIENCE))
-    if log_dir is not None:
-        callbacks.append(keras.callbacks.TensorBoard(log_dir, write_graph=False))
+    if output_dir is not None:
+        callbacks.append(keras.callbacks.TensorBoard(curves_folder(output_dir), write_graph=False))
     stopping = keras.callbacks.EarlyStopping("val_loss", patience=STOPPING_PATIENCE, restore_best_weights=True)
     return [*callbacks, stopping]
 

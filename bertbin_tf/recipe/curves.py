@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,16 +33,11 @@ LAYOUT = {
 MEASURES = ("accuracy", "roc_auc", "pr_auc", "log_loss", "brier", "mcc")
 
 
-def curves_folder(output_dir: str | os.PathLike) -> Path:
-    """Returns the folder of a run's TensorBoard logs."""
-    return Path(output_dir) / "tensorboard"
-
-
 def begin_curves(log_dir: Path, recipe: Recipe) -> None:
     """Writes the layout, and the recipe as TensorBoard's hyperparameters.
 
     Args:
-        log_dir: Folder of the run's logs, see `curves_folder`.
+        log_dir: Folder of the run's logs, see `folder.curves_folder`.
         recipe: The `Recipe`.
     """
     categories = [

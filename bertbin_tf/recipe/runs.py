@@ -8,7 +8,7 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,8 @@ from bertbin_tf import data, evaluation
 from bertbin_tf.models import load_preprocessor, save_preprocessor
 from bertbin_tf.recipe.backup_files import has_backup
 from bertbin_tf.recipe.fields import Recipe
+from bertbin_tf.recipe.folder import VALIDATION_ROWS, require_files, write_whole
 
-VALIDATION_ROWS = "validation.parquet"
 PACKAGES = ("keras", "keras-nlp", "keras-hub", "tensorflow", "tensorflow-text", "numpy", "scikit-learn", "pyarrow")
 
 
@@ -84,12 +84,7 @@ def load_run(path: str | os.PathLike) -> Run:
         ValueError: If the folder is not that of a finished run.
     """
     path = Path(path)
-    missing = [name for name in ("recipe.json", "metrics.json", "model.keras") if not (path / name).is_file()]
-    if missing:
-        raise ValueError(
-            f"'{path}' is not the folder of a finished run: it has no {', '.join(missing)}. Give the `output_dir` of a "
-            "training that ended."
-        )
+    require_files(path, ("recipe.json", "metrics.json", "model.keras"))
     recipe = Recipe.from_json(path / "recipe.json")
     try:
         metrics = json.loads((path / "metrics.json").read_text(encoding="utf-8"))
@@ -249,15 +244,3 @@ def _version(package):
 def _write_json(path, content):
     text = json.dumps(content, indent=2, default=float) + "\n"
     write_whole(path, lambda file: file.write_text(text, encoding="utf-8"))
-
-
-def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Writes a file whole or not at all: under another name first, which then takes the place of `path`.
-
-    Args:
-        path: Of the file.
-        write: Function that writes the file of a path.
-    """
-    partial = path.with_name(f".partial-{path.name}")
-    write(partial)
-    os.replace(partial, path)

@@ -14,8 +14,9 @@ from bertbin_tf.callbacks import LearningRateScheduleCheck
 from bertbin_tf.models import fit_head
 from bertbin_tf.recipe.backup import Position, TrainingBackup
 from bertbin_tf.recipe.building import build_callbacks, class_weight_of, label_entropy, prior_of
-from bertbin_tf.recipe.curves import begin_curves, curves_folder, end_curves
+from bertbin_tf.recipe.curves import begin_curves, end_curves
 from bertbin_tf.recipe.fields import Recipe
+from bertbin_tf.recipe.folder import curves_folder
 from bertbin_tf.recipe.preparing import prepare
 from bertbin_tf.recipe.runs import (
     Run,

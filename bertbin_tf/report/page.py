@@ -60,7 +60,11 @@ def render(*paths: str | os.PathLike) -> str:
     """
     if not paths:
         raise ValueError("`render` needs the folder of a run, or several.")
-    records = [read_record(path) for path in paths]
+    return render_records([read_record(path) for path in paths])
+
+
+def render_records(records: Sequence[RunRecord]) -> str:
+    """Returns the page of `render`, of runs that have been read."""
     template, values = ("run.html", _run(*records)) if len(records) == 1 else ("runs.html", _runs(records))
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(lambda name: (TEMPLATES / name).read_text(encoding="utf-8")),

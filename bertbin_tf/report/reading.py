@@ -11,8 +11,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from bertbin_tf.evaluation import Evaluation
 from bertbin_tf.recipe import Recipe
+from bertbin_tf.recipe.folder import VALIDATION_ROWS, layers_folder, require_files
 
-FILES = ("recipe.json", "metrics.json", "history.json", "provenance.json", "validation.parquet")
+FILES = ("recipe.json", "metrics.json", "history.json", "provenance.json", VALIDATION_ROWS)
 MAX_POINTS = 500  # of a curve: TensorBoard keeps so many, drawn evenly from all of them
 
 
@@ -82,15 +83,10 @@ def read_record(path: str | os.PathLike) -> RunRecord:
         ValueError: If it is not the folder of a finished run, or a file in it cannot be read.
     """
     path = Path(path)
-    missing = [name for name in FILES if not (path / name).is_file()]
-    if missing:
-        raise ValueError(
-            f"'{path}' is not the folder of a finished run: it has no {', '.join(missing)}. Give the folder of a "
-            "training that ended (`bertbin-tf train` prints it)."
-        )
+    require_files(path, FILES)
     try:
         metrics, history, provenance = (json.loads((path / name).read_text(encoding="utf-8")) for name in FILES[1:4])
-        rows = pq.read_table(path / "validation.parquet")
+        rows = pq.read_table(path / VALIDATION_ROWS)
         missing = {"strategy", "packages", "machine", "data"} - set(provenance)
         if missing:
             raise KeyError(*missing)
@@ -104,7 +100,7 @@ def read_record(path: str | os.PathLike) -> RunRecord:
             rows["text"].to_pylist(),
             rows["label"].to_numpy().astype("int64"),
             rows["probability"].to_numpy().astype("float64"),
-            _read_curves(path / "tensorboard" / "layers"),
+            _read_curves(layers_folder(path)),
         )
         return record
     except (ValueError, KeyError, TypeError, OSError) as error:
