@@ -84,9 +84,9 @@ def texts_by_kind():
 def export(folder):
     """Writes the same model for all: a SavedModel, and a folder of transformers'; returns its probabilities."""
     import keras
-    from safetensors.numpy import load_file, save_file
+    from encoders import save_for_transformers
 
-    from bertbin_tf import assets, data
+    from bertbin_tf import data
     from bertbin_tf.export import export_saved_model
     from bertbin_tf.models import binary_classifier, load_backbone, load_preprocessor
 
@@ -94,21 +94,7 @@ def export(folder):
     model = binary_classifier(load_backbone("minilm"), kernel_initializer="glorot_uniform")
     preprocessor = load_preprocessor("minilm", LIMIT)
     export_saved_model(model, preprocessor, folder / NAME)
-    peer, source = folder / "peer", assets.fetch("minilm")
-    peer.mkdir()
-    for file in ("vocab.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
-        if (source / file).is_file():
-            shutil.copy(source / file, peer / file)
-    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
-    # keras-nlp has the tanh GELU.
-    config |= {"architectures": ["BertForSequenceClassification"], "num_labels": 1, "hidden_act": "gelu_pytorch_tanh"}
-    config |= {"id2label": {"0": "positive"}, "label2id": {"positive": 0}}
-    (peer / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    weights = load_file(next(source.glob("*.safetensors")))
-    kernel, bias = model.get_layer("logit").get_weights()
-    weights = {f"bert.{name}": value for name, value in weights.items() if "position_ids" not in name}
-    weights |= {"classifier.weight": np.ascontiguousarray(kernel.T), "classifier.bias": bias}
-    save_file(weights, peer / "model.safetensors", metadata={"format": "pt"})
+    save_for_transformers(model, folder / "peer")
 
     def predict(texts):
         return np.concatenate(

@@ -22,7 +22,7 @@ from starlette.routing import Route
 NUM_THREADS = 2
 
 
-def pipeline(folder, limit):
+def pipeline_of(folder, limit):
     """Returns transformers' text-classification pipeline, as its guide has it, with batches of 32."""
     import torch
     import transformers
@@ -39,7 +39,7 @@ def pipeline(folder, limit):
     return answer
 
 
-def onnx(folder, limit):
+def onnx_session(folder, limit):
     """Returns ONNX Runtime on the model that torch exports, with the tokenizer of the pipeline."""
     import onnxruntime
     import torch
@@ -76,7 +76,7 @@ def onnx(folder, limit):
 
 def main():
     kind, folder, limit = sys.argv[1:]
-    answer = {"pipeline": pipeline, "onnx": onnx}[kind](folder, int(limit))
+    answer = {"pipeline": pipeline_of, "onnx": onnx_session}[kind](folder, int(limit))
     answer(["warm up", "a longer one " * 100])
     thread = ThreadPoolExecutor(1)
 

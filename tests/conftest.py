@@ -13,7 +13,10 @@ import keras_nlp
 import pytest
 import tensorflow as tf
 
+from bertbin_tf.memory import keep_freed_memory
 from bertbin_tf.models import save_preprocessor
+
+keep_freed_memory()
 
 WORDS = "a the film movie was is very not great good fine superb bad poor awful dull ##s ! .".split()
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]

@@ -19,6 +19,7 @@ ALLOWED = {
     "metrics": set(),
     "callbacks": {"metrics", "optimizers"},
     "distribute": set(),
+    "memory": set(),
     "notebook": set(),
     "evaluation": {"notebook"},
     "recipe": {
@@ -29,6 +30,7 @@ ALLOWED = {
         "metrics",
         "callbacks",
         "distribute",
+        "memory",
         "evaluation",
         "notebook",
     },
@@ -36,7 +38,7 @@ ALLOWED = {
     "serving": {"export"},
     "doctor": {"callbacks", "optimizers"},
     "report": {"evaluation", "recipe"},
-    "cli": {"assets", "callbacks", "data", "doctor", "evaluation", "export", "recipe", "report", "serving"},
+    "cli": {"assets", "callbacks", "data", "doctor", "evaluation", "export", "memory", "recipe", "report", "serving"},
 }
 
 

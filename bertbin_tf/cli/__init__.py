@@ -19,7 +19,9 @@ def main(argv: list[str] | None = None) -> int:
     arguments = vars(build_parser().parse_args(argv))
     run, show_traceback, needs_keras = (arguments.pop(name) for name in ("run", "traceback", "needs_keras"))
     from bertbin_tf.cli import console
+    from bertbin_tf.memory import keep_freed_memory
 
+    keep_freed_memory()
     try:
         console.import_tensorflow(needs_keras)
         run(**arguments)

@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from bertbin_tf import data, distribute
+from bertbin_tf.memory import keep_freed_memory
 from bertbin_tf.models import check_preprocessor, load_backbone, load_preprocessor
 from bertbin_tf.recipe.building import build_model
 from bertbin_tf.recipe.fields import Recipe
@@ -46,6 +47,7 @@ def prepare(recipe: Recipe, strategy: str = "auto") -> Prepared:
     Raises:
         ValueError: If the data, the preset or the strategy cannot be used.
     """
+    keep_freed_memory()
     tf.config.experimental.enable_op_determinism()
     # Two processes fold constants in different orders and then differ in the last bit.
     tf.config.optimizer.set_experimental_options({"constant_folding": False})

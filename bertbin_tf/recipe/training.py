@@ -51,7 +51,8 @@ def train(
     labels and calibrated probabilities), and TensorBoard's logs. `report.render` makes a page of it.
 
     To give the same weights, bit for bit, every time, this sets the global seeds, switches TensorFlow to deterministic
-    operations and its graph optimizer's constant folding off.
+    operations and its graph optimizer's constant folding off. The process keeps the memory that it frees, see
+    `memory.keep_freed_memory`.
 
     Args:
         recipe: A `Recipe`.

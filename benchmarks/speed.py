@@ -1,0 +1,179 @@
+"""How fast is training and prediction? Beside what a user would pick instead, on the same machine, weights and texts.
+
+    python benchmarks/speed.py train predict steps --peers .venv-peers/bin/python
+
+`train` counts the rows that a second of training takes, `predict` those of prediction, both on film reviews and on
+texts of 300 to 500 words; `steps` times our step over lengths and batch sizes. Every contestant is a process of its
+own; they take turns, so that a noisy machine is noisy for all. Prints the tables, writes `results/speed.json` and
+draws `results/speed.png`. It wants the machine for itself: `train` for 40 minutes, the others for ten each.
+Without a word only the tables are printed.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import sys
+import tempfile
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+from speed_tables import draw, print_tables
+from turns import Turns
+
+HERE = Path(__file__).parent
+RESULTS, PLOT = HERE / "results" / "speed.json", HERE / "results" / "speed.png"
+ROUNDS = 5
+LIMITS = {"short": 128, "long": 512}
+PREDICTED = {"short": 2000, "long": 64}
+# Name, program, on which texts, steps in a turn (the slow ones fewer), and the limit where it is not that of the texts.
+TRAINING = (
+    ("bertbin_tf", "speed_ours.py train", {"short": 24, "long": 2}, None),
+    ("bertbin_tf, XLA", "speed_ours.py train_xla", {"short": 24}, None),
+    ("Trainer", "speed_peers.py trainer", {"short": 24, "long": 2}, None),
+    ("Trainer by length", "speed_peers.py trainer_by_length", {"short": 24, "long": 2}, None),
+    ("keras-hub at 128", "speed_ours.py keras_hub", {"short": 5}, None),
+    ("keras-hub as its guide", "speed_ours.py keras_hub", {"short": 1}, 512),
+)
+PREDICTION = (
+    ("bertbin_tf", "speed_ours.py predict"),
+    ("bertbin_tf, SavedModel", "speed_ours.py saved_model"),
+    ("pipeline", "speed_peers.py pipeline"),
+    ("ONNX Runtime", "speed_peers.py onnx"),
+)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", metavar="PART", help="train, predict, steps")
+    parser.add_argument("--peers", default=sys.executable, metavar="PYTHON", help="of requirements-peers.txt")
+    arguments = parser.parse_args()
+    measures = {"train": measure_training, "predict": measure_prediction, "steps": measure_steps}
+    if unknown := set(arguments.parts) - set(measures):
+        parser.error(f"unknown part {', '.join(sorted(unknown))}; choose from {', '.join(measures)}")
+    results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+    with tempfile.TemporaryDirectory() as folder:
+        if arguments.parts:
+            write_contest(Path(folder))
+        for part in arguments.parts:
+            results[part] = measures[part](Path(folder), arguments.peers)
+            results["machine"] = f"{platform.machine()}, {os.cpu_count()} CPU cores"
+            RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    print_tables(results)
+    draw(results, PLOT)
+
+
+def write_contest(folder):
+    """Writes texts, and the same untrained model for all."""
+    import keras
+    from encoders import save_for_transformers
+    from speed_texts import write_texts
+
+    from bertbin_tf.export import export_saved_model
+    from bertbin_tf.models import binary_classifier, load_backbone, load_preprocessor
+
+    write_texts(folder)
+    keras.utils.set_random_seed(0)
+    model = binary_classifier(load_backbone("minilm"), kernel_initializer="glorot_uniform")
+    save_for_transformers(model, folder / "peer")
+    for limit in LIMITS.values():
+        export_saved_model(model, load_preprocessor("minilm", limit), folder / f"saved_model-{limit}")
+
+
+def measure_training(folder, peers):
+    """Returns, for each kind of text and each contestant, seconds and steps of every turn, and the largest memory."""
+    results = {}
+    for kind, limit in LIMITS.items():
+        contestants = {
+            name: (program, steps[kind], own_limit or limit)
+            for name, program, steps, own_limit in TRAINING
+            if kind in steps
+        }
+        commands = {name: program(peers, words, folder, kind, own) for name, (words, _, own) in contestants.items()}
+        counts = {name: steps for name, (_, steps, _) in contestants.items()}
+        results[kind] = take_turns(commands, counts, warm_up={name: min(count, 8) for name, count in counts.items()})
+    results["peak"] = measure_peak(folder, peers)
+    results["tokens"] = tokens_per_row(folder)
+    return results
+
+
+def measure_prediction(folder, peers):
+    """Returns, for each kind of text and each contestant, the seconds of every turn."""
+    results = {}
+    for kind, limit in LIMITS.items():
+        commands = {name: program(peers, words, folder, kind, limit) for name, words in PREDICTION}
+        results[kind] = take_turns(commands, dict.fromkeys(commands, PREDICTED[kind]), warm_up={})
+    return results
+
+
+def measure_steps(folder, peers):
+    """Returns the seconds of three steps for each length and batch size."""
+    with playing({"steps": program(peers, "speed_ours.py steps", folder, "short", 512)}) as players:
+        # The program knows the order; a turn is one shape.
+        return [players["steps"].take(1) for _ in range(players["steps"].start["shapes"])]
+
+
+def measure_peak(folder, peers):
+    """Returns the products of 2,048 x 2,048 matrices in a second, turn by turn, of TensorFlow and of PyTorch."""
+    commands = {
+        "TensorFlow": program(peers, "speed_ours.py peak", folder, "short", 0),
+        "PyTorch": program(peers, "speed_peers.py peak", folder, "short", 0),
+    }
+    return take_turns(commands, dict.fromkeys(commands, 20), warm_up=dict.fromkeys(commands, 5))
+
+
+def program(peers, words, folder, kind, limit):
+    file, what = words.split()
+    python = peers if file == "speed_peers.py" else sys.executable
+    return [python, str(HERE / file), what, str(folder), kind, str(limit)]
+
+
+def take_turns(commands, counts, warm_up):
+    """Has all contestants work in turn, round after round, and returns what each reports."""
+    turns = {name: [] for name in commands}
+    with playing(commands) as players:
+        for name, count in warm_up.items():
+            players[name].take(count)
+        for number in range(ROUNDS):
+            for name, player in players.items():
+                ready = {"ready": player.start["seconds"]}
+                turns[name].append(player.take(counts[name]) | {"count": counts[name]} | ready)
+                rate = counts[name] / turns[name][-1]["seconds"]
+                print(f"round {number + 1}: {name} {rate:.3f} per second", flush=True)
+    return turns
+
+
+@contextlib.contextmanager
+def playing(commands):
+    """Starts contestants, one after the other, and ends them."""
+    players = {}
+    try:
+        for name, command in commands.items():
+            players[name] = Turns(command)
+            print(f"{name} is ready after {players[name].start['seconds']:.0f} s", flush=True)
+        yield players
+    finally:
+        for player in players.values():
+            player.end()
+
+
+def tokens_per_row(folder):
+    """Returns the mean number of tokens of a training row of each kind, cut at its limit."""
+    from speed_texts import load_texts
+
+    from bertbin_tf import data
+    from bertbin_tf.models import load_preprocessor
+
+    means = {}
+    for kind, limit in LIMITS.items():
+        texts, _ = load_texts(folder, kind, "train")
+        masks = [data.encode(load_preprocessor("minilm", limit), [text])["padding_mask"] for text in texts[:500]]
+        means[kind] = float(np.mean([np.sum(mask) for mask in masks]))
+    return means
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+"""What `speed.py` measures of this package and of keras-hub, one program each: see `turns`.
+
+python speed_ours.py train|train_xla|steps|keras_hub|predict|saved_model|peak FOLDER KIND LIMIT
+"""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+import tensorflow as tf
+from speed_texts import BATCH_SIZE, RATE, load_texts
+from turns import Player
+
+from bertbin_tf.export import Servable
+from bertbin_tf.models import binary_classifier, load_backbone, load_preprocessor
+from bertbin_tf.recipe import Recipe
+from bertbin_tf.recipe.building import build_callbacks
+from bertbin_tf.recipe.preparing import prepare
+from bertbin_tf.recipe.runs import Run
+
+STEP_ROWS, STEP_LENGTHS, MAX_STEP_TOKENS = (4, 16, 64), (8, 16, 32, 64, 128, 256, 512), 16384
+
+
+class EachStep(keras.callbacks.Callback):
+    """Counts training steps for the benchmark."""
+
+    def __init__(self, player):
+        super().__init__()
+        self._player = player
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._player.step()
+
+
+def train(folder, kind, limit, player):
+    """The default recipe with all its callbacks, as `train` has it."""
+    recipe = Recipe(str(folder / f"{kind}-train.parquet"), sequence_length=limit, epochs=4)
+    made = prepare(recipe)
+    tokens = next(iter(made.validation_batches))[0]
+    made.model.fit(
+        made.batches_from(0),
+        callbacks=[*build_callbacks(recipe, made.backbone, tokens, None)[:-1], EachStep(player)],
+        verbose=0,
+        shuffle=False,
+    )
+
+
+def train_xla(folder, kind, limit, player):
+    """The same model, compiled by XLA for each of the padded lengths."""
+    recipe = Recipe(str(folder / f"{kind}-train.parquet"), sequence_length=limit, epochs=4)
+    made = prepare(recipe)
+    model = made.model
+    model.compile(model.optimizer, "binary_crossentropy", metrics=["accuracy"], jit_compile=True)
+    full = made.batches_from(0).filter(lambda tokens, labels: tf.shape(labels)[0] == BATCH_SIZE)
+    seen = {}
+    for tokens, labels in full.take(60):
+        seen.setdefault(tokens["token_ids"].shape, (tokens, labels))
+    for tokens, labels in seen.values():
+        model.train_on_batch(tokens, labels)
+    model.fit(full, callbacks=[EachStep(player)], verbose=0, shuffle=False)
+
+
+def steps(folder, kind, limit, player):
+    """One training step of the default recipe, for each length up to `limit` and each of some batch sizes."""
+    made = prepare(Recipe(str(folder / f"{kind}-train.parquet"), sequence_length=limit))
+    shapes = [(rows, length) for rows in STEP_ROWS for length in STEP_LENGTHS if rows * length <= MAX_STEP_TOKENS]
+    shapes = [shape for shape in shapes if shape[1] <= limit]
+    generator = np.random.default_rng(0)
+    player.wait(shapes=len(shapes))
+    for shape in shapes:
+        tokens = {
+            "token_ids": generator.integers(1000, 20000, shape),
+            "segment_ids": np.zeros(shape, "int32"),
+            "padding_mask": np.ones(shape, "int32"),
+        }
+        batch = ({name: value.astype("int32") for name, value in tokens.items()}, generator.integers(0, 2, shape[0]))
+        # Without a known shape, as batches by length are.
+        unknown = (dict.fromkeys(tokens, tf.TensorSpec((None, None), "int32")), tf.TensorSpec((None,), "int64"))
+        timer = StepTimer()
+        batches = tf.data.Dataset.from_generator(lambda batch=batch: iter([batch] * 4), output_signature=unknown)
+        made.model.fit(batches, steps_per_epoch=4, callbacks=[timer], verbose=0, shuffle=False)
+        player.wait(rows=shape[0], length=shape[1], step_seconds=timer.seconds[1:])
+
+
+class StepTimer(keras.callbacks.Callback):
+    """Notes the seconds of each step."""
+
+    def on_train_begin(self, logs=None):
+        self.seconds = []
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self._started = time.perf_counter()
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.seconds.append(time.perf_counter() - self._started)
+
+
+def keras_hub(folder, kind, limit, player):
+    """keras-hub's `BertTextClassifier.fit` on raw texts as its guide has it, with `limit` tokens (its own: 512)."""
+    import keras_hub
+
+    texts, labels = load_texts(folder, kind, "train")
+    backbone = load_backbone("minilm")
+    model = keras_hub.models.BertTextClassifier(
+        backbone, num_classes=2, preprocessor=load_preprocessor("minilm", limit)
+    )
+    # Its default compile: Adam, sparse crossentropy from logits, `jit_compile` decided by Keras.
+    model.compile(
+        keras.optimizers.Adam(RATE), keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"]
+    )
+    model.fit(texts, labels, batch_size=BATCH_SIZE, epochs=4, callbacks=[EachStep(player)], verbose=0)
+
+
+def predict(folder, kind, limit, player):
+    """`Run.predict`, as `bertbin-tf predict` calls it."""
+    run = Run(Recipe("vader/movies"), binary_classifier(load_backbone("minilm")), load_preprocessor("minilm", limit))
+    _predict(run.predict, load_texts(folder, kind, "test")[0], player)
+
+
+def saved_model(folder, kind, limit, player):
+    """The exported model, in batches of the pipeline's size, by length as a client would send them."""
+    servable = Servable(folder / f"saved_model-{limit}")
+
+    def answer(texts):
+        texts = sorted(texts, key=len)
+        for start in range(0, len(texts), BATCH_SIZE):
+            servable.answer(texts[start : start + BATCH_SIZE])
+
+    _predict(answer, load_texts(folder, kind, "test")[0], player)
+
+
+def peak(folder, kind, limit, player):
+    """Square matrix products of 2,048, in float32: what the machine can do."""
+    matrix = tf.random.normal((2048, 2048))
+    product = tf.function(tf.matmul)
+    product(matrix, matrix)
+    player.wait()
+    while True:
+        product(matrix, matrix).numpy()
+        player.step()
+
+
+def _predict(answer, texts, player):
+    answer(texts[:64])
+    count = player.wait()
+    while True:
+        answer(texts[:count])
+        count = player.wait()
+
+
+def main():
+    what, folder, kind, limit = sys.argv[1:]
+    np.random.seed(0)
+    programs = {
+        program.__name__: program for program in (train, train_xla, steps, keras_hub, predict, saved_model, peak)
+    }
+    programs[what](Path(folder), kind, int(limit), Player())
+
+
+if __name__ == "__main__":
+    main()

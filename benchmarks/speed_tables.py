@@ -1,0 +1,122 @@
+"""The tables and the plot of `speed.py`."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+BATCH_SIZE = 32
+PRODUCT = 2 * 2048**3  # floating-point operations of one of the measured matrix products
+DIM, FEED_FORWARD, NUM_LAYERS = 384, 1536, 6
+
+
+def print_tables(results):
+    """Prints what was measured so far."""
+    print(
+        f"\n{results.get('machine', 'nothing measured yet')}; MiniLM, float32; medians, [lowest, highest] of the turns"
+    )
+    if "train" in results:
+        _print_training(results["train"])
+    if "predict" in results:
+        _print_prediction(results["predict"])
+    if "steps" in results:
+        _print_steps(results["steps"])
+
+
+def _print_training(train):
+    peaks = {name: np.median(_rates(turns)) * PRODUCT for name, turns in train["peak"].items()}
+    peak = max(peaks.values())
+    print("\nMatrix products: " + ", ".join(f"{name} {value / 1e9:.0f} GFLOP/s" for name, value in peaks.items()))
+    for kind, contestants in _kinds(train):
+        tokens = train["tokens"][kind]
+        print(f"\nTraining, {kind} texts, batches of {BATCH_SIZE}, {tokens:.0f} tokens a row")
+        print(f"{'':<24}{'rows/s':>22}{'ours / it':>24}{'share of peak':>15}{'MB':>8}{'ready after':>13}")
+        ours = _rates(contestants["bertbin_tf"]) * BATCH_SIZE
+        for name, turns in contestants.items():
+            rates = _rates(turns) * BATCH_SIZE
+            share = np.median(rates) * flops_of_row(tokens) / peak
+            memory = max(turn["megabytes"] for turn in turns)
+            print(
+                f"{name:<24}{_spread(rates):>22}{_spread(ours / rates, 2):>24}{share:>15.0%}{memory:>8.0f}"
+                f"{turns[0].get('ready', float('nan')):>11.0f} s"
+            )
+
+
+def _print_prediction(predict):
+    for kind, contestants in _kinds(predict):
+        print(f"\nPrediction, {kind} texts")
+        print(f"{'':<24}{'rows/s':>22}{'ours / it':>24}{'MB':>8}")
+        ours = _rates(contestants["bertbin_tf"])
+        for name, turns in contestants.items():
+            rates = _rates(turns)
+            memory = max(turn["megabytes"] for turn in turns)
+            print(f"{name:<24}{_spread(rates):>22}{_spread(ours / rates, 2):>24}{memory:>8.0f}")
+
+
+def _print_steps(steps):
+    print("\nMilliseconds of a training step for each token, no padding")
+    lengths = sorted({step["length"] for step in steps})
+    print(f"{'rows':>8}" + "".join(f"{length:>8}" for length in lengths))
+    for rows in sorted({step["rows"] for step in steps}):
+        costs = {step["length"]: _cost(step) for step in steps if step["rows"] == rows}
+        print(f"{rows:>8}" + "".join(f"{costs[length]:>8.2f}" if length in costs else f"{'':>8}" for length in lengths))
+
+
+def draw(results, path):
+    """Draws rows per second of all contestants, and the cost of a token over the length."""
+    parts = [(part, kind) for part in ("train", "predict") for kind, _ in _kinds(results.get(part, {}))]
+    num_panels = len(parts) + ("steps" in results)
+    if not num_panels:
+        return
+    figure, axes = plt.subplots(num_panels, 1, figsize=(8, 2.4 * num_panels), layout="constrained", squeeze=False)
+    axes = axes[:, 0]
+    for axis, (part, kind) in zip(axes, parts, strict=False):
+        contestants = results[part][kind]
+        factor = BATCH_SIZE if part == "train" else 1
+        rates = [_rates(turns) * factor for turns in contestants.values()]
+        medians = np.array([np.median(rate) for rate in rates])
+        errors = np.abs([[np.min(rate), np.max(rate)] for rate in rates] - medians[:, None]).T
+        colors = ["#0b6e4f" if name.startswith("bertbin_tf") else "#9aa5b1" for name in contestants]
+        axis.barh(list(contestants), medians, xerr=errors, color=colors, ecolor="#333333", capsize=2)
+        axis.invert_yaxis()
+        axis.set_xlabel("rows per second")
+        axis.set_title(f"{'Training' if part == 'train' else 'Prediction'}, {kind} texts", loc="left", fontsize=10)
+    if "steps" in results:
+        for rows in sorted({step["rows"] for step in results["steps"]}):
+            some = sorted((step for step in results["steps"] if step["rows"] == rows), key=lambda step: step["length"])
+            lengths = [step["length"] for step in some]
+            axes[-1].plot(lengths, [_cost(step) for step in some], marker="o", label=f"{rows} rows")
+        axes[-1].set_xscale("log", base=2)
+        axes[-1].set_xticks(lengths := sorted({step["length"] for step in results["steps"]}), lengths)
+        axes[-1].set_ylim(bottom=0)
+        axes[-1].set_xlabel("tokens in a row")
+        axes[-1].set_ylabel("ms a token")
+        axes[-1].set_title("A training step, by token", loc="left", fontsize=10)
+        axes[-1].legend(frameon=False)
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def flops_of_row(tokens):
+    """Returns the floating-point operations of training on one row: the products alone, backwards counted twice.
+
+    Kaplan et al., 2020, https://arxiv.org/abs/2001.08361, section 2.1, with the attention over all pairs.
+    """
+    dense = 2 * (4 * DIM**2 + 2 * DIM * FEED_FORWARD)
+    return 3 * NUM_LAYERS * tokens * (dense + 4 * DIM * tokens)
+
+
+def _kinds(part):
+    return [(kind, part[kind]) for kind in ("short", "long") if kind in part]
+
+
+def _rates(turns):
+    return np.array([turn["count"] / turn["seconds"] for turn in turns])
+
+
+def _cost(step):
+    return 1000 * np.median(step["step_seconds"]) / (step["rows"] * step["length"])
+
+
+def _spread(values, digits=1):
+    return f"{np.median(values):.{digits}f} [{values.min():.{digits}f}, {values.max():.{digits}f}]"

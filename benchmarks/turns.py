@@ -1,0 +1,94 @@
+"""Programs of several environments take turns on one machine: each does so much work whenever it is told to.
+
+Only the standard library, for it runs in all of the environments.
+"""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import threading
+import time
+
+MARK = "@turns "
+
+
+class Player:
+    """The program's side: its line of numbers for each turn, and a wait for the next one.
+
+    A turn is counted in whatever the program does again and again, such as training steps.
+    """
+
+    def __init__(self):
+        self._left, self._facts, self._started = 0, {}, time.perf_counter()
+
+    def wait(self, **facts) -> int:
+        """Ends a turn and waits for the next; returns how much is to be done. Ends the program after the last turn.
+
+        Args:
+            **facts: Numbers to report of the turn that ends, beside its seconds and the largest memory so far.
+        """
+        seconds = time.perf_counter() - self._started
+        megabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(MARK + json.dumps({"seconds": seconds, "megabytes": megabytes, **facts}), flush=True)
+        line = sys.stdin.readline()
+        if not line.strip():
+            sys.stdout.flush()
+            os._exit(0)  # in the middle of a training, which nothing is to be kept of
+        self._left = int(line)
+        self._started = time.perf_counter()
+        return self._left
+
+    def step(self, **facts) -> None:
+        """Counts one piece of work, and waits after the last of the turn."""
+        self._facts = {name: self._facts.get(name, 0) + value for name, value in facts.items()}
+        self._left -= 1
+        if self._left <= 0:
+            facts, self._facts = self._facts, {}
+            self.wait(**facts)
+
+
+class Turns:
+    """The benchmark's side: starts a program and tells it when to work.
+
+    Args:
+        command: List of strings. The program makes itself ready and then calls `Player.wait`.
+        environment: Dict of environment variables, beside this process's own.
+    """
+
+    def __init__(self, command: list[str], environment: dict[str, str] | None = None):
+        self._command = command
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "TOKENIZERS_PARALLELISM": "true"} | (environment or {}),
+        )
+        self._errors = []
+        threading.Thread(target=self._keep_errors, daemon=True).start()
+        self.start = self._answer()
+
+    def take(self, count: int) -> dict:
+        """Has the program do so much, and returns what it reports."""
+        self._process.stdin.write(f"{count}\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def end(self) -> None:
+        """Ends the program."""
+        self._process.stdin.close()
+        self._process.wait(60)
+
+    def _keep_errors(self):
+        for line in self._process.stderr:
+            self._errors = [*self._errors[-30:], line]
+
+    def _answer(self):
+        for line in self._process.stdout:
+            if line.startswith(MARK):
+                return json.loads(line[len(MARK) :])
+        self._process.wait()
+        raise RuntimeError(f"{' '.join(self._command)} has ended:\n{''.join(self._errors)}")
