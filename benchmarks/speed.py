@@ -29,20 +29,27 @@ RESULTS, PLOT = HERE / "results" / "speed.json", HERE / "results" / "speed.png"
 ROUNDS = 5
 LIMITS = {"short": 128, "long": 512}
 PREDICTED = {"short": 2000, "long": 64}
+# What `bertbin_tf.memory` does, from outside: for peers that are to have it too.
+KEPT = ", memory kept"
+KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "4000000000"}
 # Name, program, on which texts, steps in a turn (the slow ones fewer), and the limit where it is not that of the texts.
 TRAINING = (
     ("bertbin_tf", "speed_ours.py train", {"short": 24, "long": 2}, None),
     ("bertbin_tf, XLA", "speed_ours.py train_xla", {"short": 24}, None),
     ("Trainer", "speed_peers.py trainer", {"short": 24, "long": 2}, None),
     ("Trainer by length", "speed_peers.py trainer_by_length", {"short": 24, "long": 2}, None),
+    ("Trainer by length" + KEPT, "speed_peers.py trainer_by_length", {"short": 24, "long": 2}, None),
     ("keras-hub at 128", "speed_ours.py keras_hub", {"short": 5}, None),
+    ("keras-hub at 128" + KEPT, "speed_ours.py keras_hub", {"short": 5}, None),
     ("keras-hub as its guide", "speed_ours.py keras_hub", {"short": 1}, 512),
 )
 PREDICTION = (
     ("bertbin_tf", "speed_ours.py predict"),
     ("bertbin_tf, SavedModel", "speed_ours.py saved_model"),
     ("pipeline", "speed_peers.py pipeline"),
+    ("pipeline" + KEPT, "speed_peers.py pipeline"),
     ("ONNX Runtime", "speed_peers.py onnx"),
+    ("ONNX Runtime" + KEPT, "speed_peers.py onnx"),
 )
 
 
@@ -152,7 +159,7 @@ def playing(commands):
     players = {}
     try:
         for name, command in commands.items():
-            players[name] = Turns(command)
+            players[name] = Turns(command, KEEP_MEMORY if name.endswith(KEPT) else {})
             print(f"{name} is ready after {players[name].start['seconds']:.0f} s", flush=True)
         yield players
     finally:

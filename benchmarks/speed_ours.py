@@ -16,8 +16,12 @@ import tensorflow as tf
 from speed_texts import BATCH_SIZE, RATE, load_texts
 from turns import Player
 
+from bertbin_tf import data
 from bertbin_tf.export import Servable
+from bertbin_tf.memory import keep_freed_memory
+from bertbin_tf.metrics import LogitStatistics
 from bertbin_tf.models import binary_classifier, load_backbone, load_preprocessor
+from bertbin_tf.optimizers import LayerwiseAdamW, warmup_cosine
 from bertbin_tf.recipe import Recipe
 from bertbin_tf.recipe.building import build_callbacks
 from bertbin_tf.recipe.preparing import prepare
@@ -51,18 +55,21 @@ def train(folder, kind, limit, player):
 
 
 def train_xla(folder, kind, limit, player):
-    """The same model, compiled by XLA for each of the padded lengths."""
-    recipe = Recipe(str(folder / f"{kind}-train.parquet"), sequence_length=limit, epochs=4)
-    made = prepare(recipe)
-    model = made.model
-    model.compile(model.optimizer, "binary_crossentropy", metrics=["accuracy"], jit_compile=True)
-    full = made.batches_from(0).filter(lambda tokens, labels: tf.shape(labels)[0] == BATCH_SIZE)
-    seen = {}
-    for tokens, labels in full.take(60):
-        seen.setdefault(tokens["token_ids"].shape, (tokens, labels))
-    for tokens, labels in seen.values():
+    """A `fit` as in the README, compiled by XLA for each of the padded lengths, which is done before the first turn."""
+    keep_freed_memory()
+    tokens = data.tokenize(data.read(str(folder / f"{kind}-train.parquet")), load_preprocessor("minilm", limit))
+    batches = data.batch_by_length(tokens, BATCH_SIZE, shuffle_seed=0, drop_remainder=True)
+    model = binary_classifier(load_backbone("minilm"))
+    model.compile(
+        LayerwiseAdamW(warmup_cosine(RATE, batches, 4), {"logit": 20.0}, global_clipnorm=1.0),
+        "binary_crossentropy",
+        metrics=["accuracy", LogitStatistics()],
+        jit_compile=True,
+    )
+    one_of_each = {x["token_ids"].shape[1]: (x, y) for x, y in batches}
+    for tokens, labels in one_of_each.values():
         model.train_on_batch(tokens, labels)
-    model.fit(full, callbacks=[EachStep(player)], verbose=0, shuffle=False)
+    model.fit(batches, epochs=4, callbacks=[EachStep(player)], verbose=0, shuffle=False)
 
 
 def steps(folder, kind, limit, player):
@@ -118,12 +125,14 @@ def keras_hub(folder, kind, limit, player):
 
 def predict(folder, kind, limit, player):
     """`Run.predict`, as `bertbin-tf predict` calls it."""
+    keep_freed_memory()  # as the command line does
     run = Run(Recipe("vader/movies"), binary_classifier(load_backbone("minilm")), load_preprocessor("minilm", limit))
     _predict(run.predict, load_texts(folder, kind, "test")[0], player)
 
 
 def saved_model(folder, kind, limit, player):
     """The exported model, in batches of the pipeline's size, by length as a client would send them."""
+    keep_freed_memory()
     servable = Servable(folder / f"saved_model-{limit}")
 
     def answer(texts):

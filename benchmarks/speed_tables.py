@@ -28,14 +28,14 @@ def _print_training(train):
     for kind, contestants in _kinds(train):
         tokens = train["tokens"][kind]
         print(f"\nTraining, {kind} texts, batches of {BATCH_SIZE}, {tokens:.0f} tokens a row")
-        print(f"{'':<24}{'rows/s':>22}{'ours / it':>24}{'share of peak':>15}{'MB':>8}{'ready after':>13}")
+        print(f"{'':<32}{'rows/s':>22}{'ours / it':>24}{'share of peak':>15}{'MB':>8}{'ready after':>13}")
         ours = _rates(contestants["bertbin_tf"]) * BATCH_SIZE
         for name, turns in contestants.items():
             rates = _rates(turns) * BATCH_SIZE
             share = np.median(rates) * flops_of_row(tokens) / peak
             memory = max(turn["megabytes"] for turn in turns)
             print(
-                f"{name:<24}{_spread(rates):>22}{_spread(ours / rates, 2):>24}{share:>15.0%}{memory:>8.0f}"
+                f"{name:<32}{_spread(rates):>22}{_spread(ours / rates, 2):>24}{share:>15.0%}{memory:>8.0f}"
                 f"{turns[0].get('ready', float('nan')):>11.0f} s"
             )
 
@@ -43,12 +43,12 @@ def _print_training(train):
 def _print_prediction(predict):
     for kind, contestants in _kinds(predict):
         print(f"\nPrediction, {kind} texts")
-        print(f"{'':<24}{'rows/s':>22}{'ours / it':>24}{'MB':>8}")
+        print(f"{'':<32}{'rows/s':>22}{'ours / it':>24}{'MB':>8}")
         ours = _rates(contestants["bertbin_tf"])
         for name, turns in contestants.items():
             rates = _rates(turns)
             memory = max(turn["megabytes"] for turn in turns)
-            print(f"{name:<24}{_spread(rates):>22}{_spread(ours / rates, 2):>24}{memory:>8.0f}")
+            print(f"{name:<32}{_spread(rates):>22}{_spread(ours / rates, 2):>24}{memory:>8.0f}")
 
 
 def _print_steps(steps):

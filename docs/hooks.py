@@ -1,4 +1,7 @@
-"""Pages of the site that are made from what is elsewhere: the README and its like, `--help`, the public names."""
+"""Pages of the site that are made from what is elsewhere: the README and its like, `--help`, the public names.
+
+A command and a code of the doctor have a page each, for those who come from a search.
+"""
 
 import argparse
 import ast
@@ -19,35 +22,48 @@ PAGES = {
 }
 
 
+def on_config(config):
+    """Puts the pages of commands and codes under their headings."""
+    pages = {"commands/index.md": command_pages(), "doctor/index.md": code_pages()}
+    for entry in config.nav:
+        for title, target in entry.items() if isinstance(entry, dict) else ():
+            if target in pages:
+                entry[title] = list(pages[target])
+    return config
+
+
 def on_files(files, config):
-    """Adds the pages that are made."""
+    """Adds the pages that are made; that of all codes, which is read where there is no site, gives way to theirs."""
+    files.remove(files.get_file_from_path("doctor.md"))
     made = {target: _with_links_of_the_site((ROOT / source).read_text("utf-8")) for source, target in PAGES.items()}
-    made |= {"commands.md": commands_page(), "api.md": api_page()}
-    for target, content in made.items():
+    for target, content in (made | command_pages() | code_pages() | {"api.md": api_page()}).items():
         files.append(File.generated(config, target, content=content))
     return files
 
 
-def commands_page():
-    """Returns a section for each command, from its `--help`."""
+def on_page_markdown(markdown, page, config, files):
+    """Has links to the page of all codes lead to the list of theirs."""
+    return markdown.replace("](doctor.md)", "](doctor/index.md)")
+
+
+def command_pages():
+    """Returns a page for each command, from its `--help`, behind one that lists them."""
     parser = build_parser()
     (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
-    lines = ["# Commands", "", parser.description, ""]
+    index, pages = ["# Commands", "", parser.description, ""], {}
     for name, command in commands.choices.items():
-        options = command.format_help().partition("\n\n")[2].partition("\n\n")[2]
-        lines += [
-            f"## {name}",
-            "",
-            command.description,
-            "",
-            "```text",
-            command.format_usage().strip(),
-            "",
-            options.strip(),
-            "```",
-            "",
-        ]
-    return "\n".join(lines)
+        options = command.format_help().partition("\n\n")[2].partition("\n\n")[2].strip()
+        usage = f"```text\n{command.format_usage().strip()}\n\n{options}\n```\n"
+        index.append(f"* [`bertbin-tf {name}`]({name}.md): {command.description}")
+        pages[f"commands/{name}.md"] = f"# bertbin-tf {name}\n\n{command.description}\n\n{usage}"
+    return {"commands/index.md": "\n".join(index) + "\n"} | pages
+
+
+def code_pages():
+    """Returns a page for each code of the doctor, from `doctor.md`, behind one that lists them."""
+    introduction, *sections = re.split(r"^## ", (ROOT / "docs" / "doctor.md").read_text("utf-8"), flags=re.MULTILINE)
+    pages = {f"doctor/{section.split()[0]}.md": f"# {section}" for section in sections}
+    return {"doctor/index.md": re.sub(r"\(#([a-z-]+)\)", r"(\1.md)", introduction)} | pages
 
 
 def api_page():

@@ -28,10 +28,12 @@ import tensorflow as tf
 from bertbin_tf import data, distribute, evaluation
 from bertbin_tf.callbacks import SaturationMonitor
 from bertbin_tf.export import export_saved_model
+from bertbin_tf.memory import keep_freed_memory
 from bertbin_tf.metrics import LogitStatistics
 from bertbin_tf.models import binary_classifier, load_backbone, load_preprocessor
 from bertbin_tf.optimizers import LayerwiseAdamW, layerwise_decay
 
+keep_freed_memory()  # on a CPU: steps are faster
 keras.utils.set_random_seed(0)
 strategy = distribute.strategy("auto")  # one device, several GPUs, or a TPU; before anything else runs
 

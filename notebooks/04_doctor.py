@@ -24,8 +24,10 @@ from sklearn.metrics import roc_auc_score
 
 from bertbin_tf import data
 from bertbin_tf.doctor import DoctorCallback
+from bertbin_tf.memory import keep_freed_memory
 from bertbin_tf.models import load_backbone, load_preprocessor
 
+keep_freed_memory()  # on a CPU: steps are faster
 keras.utils.set_random_seed(0)
 
 # %% [markdown]
