@@ -14,9 +14,9 @@ HERE = Path(__file__).parent
 RESULTS = HERE.parent / "benchmarks" / "results" / "faults.jsonl"
 INTRODUCTION = """# What the doctor knows
 
-Made from the rules by `docs/build.py`, so that this is what the program does. `diagnose(model, train_data)` goes through
-the codes in this order and names the first one that applies as the cause: what is upstream in the story of a batch hides
-what is downstream. The examples are from `benchmarks/faults.py`, on the real checkpoint.
+Made from the rules by `docs/build.py`, so that this is what the program does. `diagnose(model, train_data)` goes
+through the codes in this order and names the first one that applies as the cause: what is upstream in the story of a
+batch hides what is downstream. The examples are from `benchmarks/faults.py`, on the real checkpoint.
 
 """
 

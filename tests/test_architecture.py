@@ -15,7 +15,7 @@ ALLOWED = {
     "data": {"assets", "datasets"},
     "initializers": set(),
     "models": {"assets", "initializers"},
-    "optimizers": set(),
+    "optimizers": {"notebook"},
     "metrics": set(),
     "callbacks": {"metrics", "optimizers"},
     "distribute": set(),

@@ -16,7 +16,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 import bertbin_tf
-from bertbin_tf import callbacks, data, doctor, evaluation, export, metrics, models, optimizers, recipe, serving
+from bertbin_tf import callbacks, data, doctor, evaluation, export, memory, metrics, models, optimizers, recipe, serving
 
 MODULES = [
     importlib.import_module(module.name)
@@ -52,7 +52,7 @@ def namespace(tiny_backbone, tiny_preprocessor, tiny_reviews, reviews_csv, tmp_p
     names = {"keras": keras, "keras_nlp": keras_nlp, "np": np, "tf": tf, "tfds": tfds, "threading": threading}
     names |= {"backbone": tiny_backbone, "preprocessor": tiny_preprocessor, "model": model}
     names |= {"batches": data.batch_by_length(tokens, 32)}
-    for module in (callbacks, data, doctor, evaluation, export, metrics, models, optimizers, recipe, serving):
+    for module in (callbacks, data, doctor, evaluation, export, memory, metrics, models, optimizers, recipe, serving):
         names |= {name: getattr(module, name) for name in getattr(module, "__all__", vars(module)) if name[0] != "_"}
     return names
 

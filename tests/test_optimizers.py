@@ -12,6 +12,7 @@ from bertbin_tf.optimizers import (
     distance_from_head,
     head_layers,
     highest_rate,
+    layer_table,
     layerwise_decay,
     schedule_of,
     warmup_cosine,
@@ -399,3 +400,32 @@ def test_schedule_takes_its_length_from_the_data():
 def test_schedule_without_an_end_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         warmup_cosine(*arguments)
+
+
+def test_layer_table_has_all_weights_and_the_rates_in_force():
+    backbone = build_tiny_backbone()
+    backbone.get_layer("transformer_layer_0").trainable = False
+    model = binary_classifier(backbone)
+    model.compile(LayerwiseAdamW(1e-3, {"logit": 20.0}), "binary_crossentropy", run_eagerly=True)
+    assert {row.relative_step for row in layer_table(model).rows} == {None}
+    tokens = {name: np.ones((4, 8), "int32") for name in ("token_ids", "segment_ids", "padding_mask")}
+    model.train_on_batch(tokens, np.ones((4, 1)))
+    rows = {row.layer: row for row in layer_table(model).rows}
+    assert sum(row.size for row in rows.values()) == model.count_params()
+    assert (rows["logit"].multiplier, rows["logit"].learning_rate) == (20.0, pytest.approx(0.02))
+    assert rows["logit"].relative_step == model.optimizer.statistics["logit"].relative_step > 0
+    assert rows["transformer_layer_0"][2:] == (0.0, 0.0, None)
+    assert str(layer_table(model)).splitlines()[0].split()[:2] == ["layer", "weights"]
+
+
+def test_layer_table_of_another_optimizer_has_its_one_rate():
+    model = two_layers(keras.optimizers.SGD(0.5))
+    assert [row[:4] for row in layer_table(model).rows] == [("body", 16, 1.0, 0.5), ("head", 5, 1.0, 0.5)]
+    with pytest.raises(ValueError, match="must be compiled"):
+        layer_table(keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)]))
+
+
+def test_layer_table_escapes_names_in_html():
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1, name="<b>")])
+    model.compile("sgd", "mse")
+    assert "&lt;b&gt;" in layer_table(model)._repr_html_() and "<b>" not in layer_table(model)._repr_html_()

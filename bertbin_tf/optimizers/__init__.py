@@ -4,13 +4,16 @@ from bertbin_tf.optimizers.adamw import LayerwiseAdamW
 from bertbin_tf.optimizers.layers import distance_from_head, head_layers, layers_of, layerwise_decay
 from bertbin_tf.optimizers.schedules import highest_rate, sample_schedule, schedule_of, warmup_cosine
 from bertbin_tf.optimizers.statistics import LayerStatistics
+from bertbin_tf.optimizers.table import LayerTable, layer_table
 
 __all__ = [
     "LayerStatistics",
+    "LayerTable",
     "LayerwiseAdamW",
     "distance_from_head",
     "head_layers",
     "highest_rate",
+    "layer_table",
     "layers_of",
     "layerwise_decay",
     "sample_schedule",
