@@ -13,7 +13,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 import tensorflow as tf
-from speed_texts import BATCH_SIZE, RATE, load_texts
+from speed_texts import BATCH_SIZES, PREDICTED_ROWS, RATE, load_texts
 from turns import Player
 
 from bertbin_tf import data
@@ -43,7 +43,8 @@ class EachStep(keras.callbacks.Callback):
 
 def train(folder, kind, limit, player):
     """The default recipe with all its callbacks, as `train` has it."""
-    recipe = Recipe(str(folder / f"{kind}-train.parquet"), sequence_length=limit, epochs=4)
+    fields = dict(sequence_length=limit, epochs=4, batch_size=BATCH_SIZES[kind])
+    recipe = Recipe(str(folder / f"{kind}-train.parquet"), **fields)
     made = prepare(recipe)
     tokens = next(iter(made.validation_batches))[0]
     made.model.fit(
@@ -58,7 +59,7 @@ def train_xla(folder, kind, limit, player):
     """A `fit` as in the README, compiled by XLA for each of the padded lengths, which is done before the first turn."""
     keep_freed_memory()
     tokens = data.tokenize(data.read(str(folder / f"{kind}-train.parquet")), load_preprocessor("minilm", limit))
-    batches = data.batch_by_length(tokens, BATCH_SIZE, shuffle_seed=0, drop_remainder=True)
+    batches = data.batch_by_length(tokens, BATCH_SIZES[kind], shuffle_seed=0, drop_remainder=True)
     model = binary_classifier(load_backbone("minilm"))
     model.compile(
         LayerwiseAdamW(warmup_cosine(RATE, batches, 4), {"logit": 20.0}, global_clipnorm=1.0),
@@ -120,7 +121,7 @@ def keras_hub(folder, kind, limit, player):
     model.compile(
         keras.optimizers.Adam(RATE), keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"]
     )
-    model.fit(texts, labels, batch_size=BATCH_SIZE, epochs=4, callbacks=[EachStep(player)], verbose=0)
+    model.fit(texts, labels, batch_size=BATCH_SIZES[kind], epochs=4, callbacks=[EachStep(player)], verbose=0)
 
 
 def predict(folder, kind, limit, player):
@@ -137,8 +138,8 @@ def saved_model(folder, kind, limit, player):
 
     def answer(texts):
         texts = sorted(texts, key=len)
-        for start in range(0, len(texts), BATCH_SIZE):
-            servable.answer(texts[start : start + BATCH_SIZE])
+        for start in range(0, len(texts), PREDICTED_ROWS):
+            servable.answer(texts[start : start + PREDICTED_ROWS])
 
     _predict(answer, load_texts(folder, kind, "test")[0], player)
 

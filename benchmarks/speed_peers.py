@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import transformers
 from serving_peers import NUM_THREADS, onnx_session, pipeline_of
-from speed_texts import BATCH_SIZE, RATE, load_texts
+from speed_texts import BATCH_SIZES, PREDICTED_ROWS, RATE, load_texts
 from turns import Player
 
 
@@ -35,7 +35,7 @@ def trainer(folder, kind, limit, player, sampling="random"):
 
     arguments = transformers.TrainingArguments(
         output_dir=str(folder / "trainer"),
-        per_device_train_batch_size=BATCH_SIZE,
+        per_device_train_batch_size=BATCH_SIZES[kind],
         num_train_epochs=4,
         learning_rate=RATE,
         warmup_steps=0.1,
@@ -73,8 +73,8 @@ def onnx(folder, kind, limit, player):
 
     def answer(texts):
         texts = sorted(texts, key=len)
-        for start in range(0, len(texts), BATCH_SIZE):
-            answer_batch(texts[start : start + BATCH_SIZE])
+        for start in range(0, len(texts), PREDICTED_ROWS):
+            answer_batch(texts[start : start + PREDICTED_ROWS])
 
     _predict(answer, load_texts(folder, kind, "test")[0], player)
 

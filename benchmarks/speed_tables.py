@@ -2,8 +2,8 @@
 
 import matplotlib.pyplot as plt
 import numpy as np
+from speed_texts import BATCH_SIZES
 
-BATCH_SIZE = 32
 PRODUCT = 2 * 2048**3  # floating-point operations of one of the measured matrix products
 DIM, FEED_FORWARD, NUM_LAYERS = 384, 1536, 6
 
@@ -27,11 +27,11 @@ def _print_training(train):
     print("\nMatrix products: " + ", ".join(f"{name} {value / 1e9:.0f} GFLOP/s" for name, value in peaks.items()))
     for kind, contestants in _kinds(train):
         tokens = train["tokens"][kind]
-        print(f"\nTraining, {kind} texts, batches of {BATCH_SIZE}, {tokens:.0f} tokens a row")
+        print(f"\nTraining, {kind} texts, batches of {BATCH_SIZES[kind]}, {tokens:.0f} tokens a row")
         print(f"{'':<32}{'rows/s':>22}{'ours / it':>24}{'share of peak':>15}{'MB':>8}{'ready after':>13}")
-        ours = _rates(contestants["bertbin_tf"]) * BATCH_SIZE
+        ours = _rates(contestants["bertbin_tf"]) * BATCH_SIZES[kind]
         for name, turns in contestants.items():
-            rates = _rates(turns) * BATCH_SIZE
+            rates = _rates(turns) * BATCH_SIZES[kind]
             share = np.median(rates) * flops_of_row(tokens) / peak
             memory = max(turn["megabytes"] for turn in turns)
             print(
@@ -70,7 +70,7 @@ def draw(results, path):
     axes = axes[:, 0]
     for axis, (part, kind) in zip(axes, parts, strict=False):
         contestants = results[part][kind]
-        factor = BATCH_SIZE if part == "train" else 1
+        factor = BATCH_SIZES[kind] if part == "train" else 1
         rates = [_rates(turns) * factor for turns in contestants.values()]
         medians = np.array([np.median(rate) for rate in rates])
         errors = np.abs([[np.min(rate), np.max(rate)] for rate in rates] - medians[:, None]).T

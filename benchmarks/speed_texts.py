@@ -6,9 +6,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-BATCH_SIZE = 32
+BATCH_SIZES = {"short": 32, "long": 8}
+PREDICTED_ROWS = 32  # in a batch
 RATE = 1e-4
-KINDS = ("short", "long")
 
 
 def write_texts(folder: Path) -> None:
