@@ -15,6 +15,7 @@ test: .venv/installed-test
 lint: .venv/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 # The .py is the source: run it and keep its outputs in the .ipynb beside it.
 notebooks: .venv/installed-test

@@ -18,7 +18,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import IO
 
 import platformdirs
 
@@ -228,7 +228,7 @@ def _unpack(archive: Path, members: dict[str, str], target: Path) -> None:
 
 
 @contextlib.contextmanager
-def _open_archive(archive: Path) -> Iterator[list[tuple[str, Callable[[], BinaryIO] | None]]]:
+def _open_archive(archive: Path) -> Iterator[list[tuple[str, Callable[[], IO[bytes] | None] | None]]]:
     """Yields the name of each member, all of them checked, and what opens it; None for a folder."""
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as file:
@@ -240,10 +240,10 @@ def _open_archive(archive: Path) -> Iterator[list[tuple[str, Callable[[], Binary
             yield [(info.filename, None if info.is_dir() else partial(file.open, info)) for info in infos]
     else:
         with tarfile.open(archive) as file:
-            infos = file.getmembers()
-            for info in infos:
-                _check_member(archive, info.name, info.isreg() or info.isdir())
-            yield [(info.name, None if info.isdir() else partial(file.extractfile, info)) for info in infos]
+            members = file.getmembers()
+            for member in members:
+                _check_member(archive, member.name, member.isreg() or member.isdir())
+            yield [(member.name, None if member.isdir() else partial(file.extractfile, member)) for member in members]
 
 
 def _check_member(archive, name, is_plain):

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -35,7 +36,7 @@ def encode(preprocessor: Callable, texts: tf.Tensor) -> dict[str, tf.Tensor]:
     return {name: tf.cast(value[:-1, :longest], tf.int32) for name, value in tokens.items()}
 
 
-def tokenize(dataset: tf.data.Dataset, preprocessor: Callable) -> tf.data.Dataset:
+def tokenize(dataset: tf.data.Dataset, preprocessor: Any) -> tf.data.Dataset:
     """Tokenizes a dataset once, in parallel, and keeps the tokens in memory.
 
     Args:

@@ -58,8 +58,8 @@ def split(
     """
     if not 0 < fraction < 1:
         raise ValueError(f"`fraction` must be between 0 and 1. Received: fraction={fraction}")
-    texts, labels = collect(dataset)
-    texts = np.array(texts, dtype=object)
+    collected, labels = collect(dataset)
+    texts = np.array(collected, dtype=object)
     if group_texts:
         _, first, groups = np.unique(texts, return_index=True, return_inverse=True)
     else:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import warnings
+from typing import Any
 
 import numpy as np
 from sklearn import metrics
@@ -140,8 +141,9 @@ def evaluate(y_true, probabilities, *, threshold: float = 0.5, num_bootstrap: in
         intervals = bootstrap_intervals(
             labels, probabilities, threshold=threshold, num_resamples=num_bootstrap, seed=seed
         )
+    all_measures: dict[str, Any] = {name: float(measures[name]) if name in measures else None for name in _MEASURES}
     return Evaluation(
-        **{name: float(measures[name]) if name in measures else None for name in _MEASURES},
+        **all_measures,
         confusion={"tn": tn, "fp": fp, "fn": fn, "tp": tp},
         threshold=float(threshold),
         rows=len(labels),

@@ -102,11 +102,11 @@ class Servable:
         Args:
             texts: Strings, or bytes in UTF-8. What is not valid UTF-8 becomes `[UNK]`.
         """
-        texts = as_bytes(texts)
+        rows = as_bytes(texts)
         # Neighbours of similar length need the least padding.
-        order = np.argsort([len(text) for text in texts], kind="stable")
+        order = np.argsort([len(row) for row in rows], kind="stable")
         parts = [order[start : start + TEXTS_AT_ONCE] for start in range(0, max(len(order), 1), TEXTS_AT_ONCE)]
-        answers = [self.run({"text": texts[part]}) for part in parts]
+        answers = [self.run({"text": rows[part]}) for part in parts]
         back = np.argsort(order)
         return {name: np.concatenate([answer[name] for answer in answers])[back] for name in answers[0]}
 

@@ -128,7 +128,7 @@ class LayerwiseAdamW(keras.optimizers.AdamW):
         self._check_built()
         norms = [keras.ops.convert_to_numpy(norms).tolist() for norms in self._norms]
         return {
-            layer: LayerStatistics(*measured, size)
+            layer: LayerStatistics._make([*measured, size])
             for layer, measured, size in zip(self._layers, norms, self._sizes, strict=True)
         }
 

@@ -1,6 +1,7 @@
 """From a recipe to a compiled model and the callbacks that go with it."""
 
 import os
+from typing import Any
 
 import keras
 import scipy.special
@@ -53,7 +54,7 @@ def build_model(recipe: Recipe, backbone: keras.Model, base_rate: float, num_ste
         for pooler in _poolers(backbone):
             pooler.trainable = False  # nothing would train it, and Keras would warn of that
     if recipe.head_init == "keras":
-        head = {"kernel_initializer": "glorot_uniform"}
+        head: dict[str, Any] = {"kernel_initializer": "glorot_uniform"}
     else:
         head = {"base_rate": prior_of(recipe, base_rate)}
     model = binary_classifier(backbone, hidden_dim=recipe.hidden_dim, pooling=recipe.pooling, **head)

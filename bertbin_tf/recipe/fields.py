@@ -110,11 +110,9 @@ class Recipe:
         Raises:
             ValueError: If it is not a JSON object, or a field is unknown, missing or wrong.
         """
-        where = "the recipe"
+        where = f"the recipe '{source}'" if isinstance(source, os.PathLike) else "the recipe"
         try:
-            if isinstance(source, os.PathLike):
-                where, source = f"the recipe '{source}'", Path(source).read_bytes()
-            fields = json.loads(source)
+            fields = json.loads(Path(source).read_bytes() if isinstance(source, os.PathLike) else source)
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{where} is not JSON: {error}") from error
         names = [field.name for field in dataclasses.fields(cls)]

@@ -117,10 +117,12 @@ def train(
                 ],
                 "seconds": backup.seconds_before + time.perf_counter() - started,
             }
-            facts = {"strategy": strategy, "replicas": made.devices.num_replicas_in_sync, "data": facts}
+            provenance = {"strategy": strategy, "replicas": made.devices.num_replicas_in_sync, "data": facts}
             end_curves(curves_folder(output_dir), steps, run.validation, labels, p)
             save_validation_rows(output_dir, texts, labels, p)
-            save_run(run, output_dir, backbone=made.backbone, metrics=metrics, history=history.history, facts=facts)
+            save_run(
+                run, output_dir, backbone=made.backbone, metrics=metrics, history=history.history, facts=provenance
+            )
             backup.remove()
     return history
 

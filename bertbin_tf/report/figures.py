@@ -3,11 +3,13 @@
 import functools
 import io
 import re
+from typing import Any
 
 import matplotlib
 import matplotlib.ticker
 import numpy as np
 import scipy.stats
+from cycler import cycler
 from matplotlib.figure import Figure
 from sklearn import metrics
 
@@ -20,7 +22,7 @@ INK = "#010203"  # stands for the page's own text colour
 NUM_RESAMPLES = 200  # of a band around a curve
 GRID = np.linspace(0, 1, 101)
 MAX_COLUMNS = 80  # of a heat map
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: small, selectable, in the reader's own font
     "svg.hashsalt": "bertbin_tf",
     "font.family": "sans-serif",
@@ -32,7 +34,7 @@ STYLE = {
     "ytick.color": INK,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.prop_cycle": matplotlib.cycler(color=COLORS),
+    "axes.prop_cycle": cycler(color=COLORS),
     "text.parse_math": False,  # names of runs may hold a dollar
     "legend.frameon": False,
 }

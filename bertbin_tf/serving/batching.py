@@ -64,10 +64,10 @@ class Batcher:
             Refused: If too many rows are waiting, or the inputs differ in their number of rows.
             InputError: If the model cannot take a row.
         """
-        num_rows = {len(array) if array.ndim else None for array in inputs.values()}
-        if len(num_rows) != 1 or None in num_rows:
+        counts = {len(array) if array.ndim else -1 for array in inputs.values()}
+        if len(counts) != 1 or -1 in counts:
             raise Refused(400, "All inputs must be lists of the same number of rows")
-        (num_rows,) = num_rows
+        (num_rows,) = counts
         if not num_rows:
             return await self._run(inputs, signature)
         if len(self._rows) + num_rows > self._max_waiting:

@@ -2,7 +2,7 @@
 
 import base64
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import requests
@@ -29,6 +29,8 @@ class Answers:
 
 class _Client:
     """What both clients do, whatever carries the request."""
+
+    _outputs: Callable[[Sequence[str | bytes], str], dict]
 
     def predict(self, texts: Sequence[str | bytes]) -> Answers:
         """Returns the `Answers` to some texts, of which 32 are sent at a time.

@@ -1,5 +1,7 @@
 """The description of the REST interface in the terms of OpenAPI 3.1."""
 
+from typing import Any
+
 import bertbin_tf
 
 _ERROR = {
@@ -15,7 +17,7 @@ _REASONS = {
     503: "Too many texts are waiting.",
     504: "No answer in time.",
 }
-_ANSWER = {
+_ANSWER: dict[str, Any] = {
     "type": "object",
     "properties": {
         "probability": {"type": "number", "minimum": 0, "maximum": 1},

@@ -116,7 +116,7 @@ class Versions:
         version = self.find(number, label)
         version.num_users += 1
         try:
-            yield version.batcher
+            yield version.batcher  # type: ignore[misc]  # what is found is loaded
         finally:
             version.num_users -= 1
 

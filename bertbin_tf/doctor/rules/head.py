@@ -82,7 +82,7 @@ def loss_unsuited(evidence: Evidence) -> Proof | None:
     is_pushing = replies[3.0, 0].gradient > 0.3 and replies[-3.0, 1].gradient < -0.3
     if is_pushing:
         return None
-    weakest = min(wrong, key=wrong.get)
+    weakest = min(wrong, key=wrong.__getitem__)
     return Proof(
         f"at a logit of {weakest[0]:.0f} and a label of {weakest[1]} the gradient is {replies[weakest].gradient:.2g}, "
         f"where cross-entropy gives {1 / (1 + np.exp(-weakest[0])) - weakest[1]:.2f}",

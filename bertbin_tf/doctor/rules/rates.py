@@ -119,7 +119,7 @@ def one_rate_cannot_fit(evidence: Evidence) -> Proof | None:
     relative = {layer: move.relative_step for layer, move in steps.encoder_moves.items() if move.relative_step > 0}
     if not relative or learning_rate_too_high(evidence) or learning_rate_too_low(evidence):
         return None
-    fastest, slowest = max(relative, key=relative.get), min(relative, key=relative.get)
+    fastest, slowest = max(relative, key=relative.__getitem__), min(relative, key=relative.__getitem__)
     if relative[fastest] > TOO_FAST and relative[slowest] < TOO_SLOW:
         multipliers = ", ".join(f"{layer!r}: {value:.2g}" for layer, value in evidence.layer_multipliers.items())
         return Proof(
