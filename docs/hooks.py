@@ -13,6 +13,7 @@ from mkdocs.structure.files import File
 from bertbin_tf.cli.parser import build_parser
 
 ROOT = Path(__file__).parents[1]
+PICTURES = ("benchmarks/results/robustness.png",)
 # From pages at the top of the repository to those of the site.
 PAGES = {
     "README.md": "index.md",
@@ -38,6 +39,8 @@ def on_files(files, config):
     made = {target: _with_links_of_the_site((ROOT / source).read_text("utf-8")) for source, target in PAGES.items()}
     for target, content in (made | command_pages() | code_pages() | {"api.md": api_page()}).items():
         files.append(File.generated(config, target, content=content))
+    for picture in PICTURES:
+        files.append(File.generated(config, Path(picture).name, abs_src_path=str(ROOT / picture)))
     return files
 
 
@@ -95,5 +98,7 @@ def _public_names(path):
 def _with_links_of_the_site(text):
     for source, target in PAGES.items():
         text = text.replace(f"]({source})", f"]({target})")
+    for picture in PICTURES:
+        text = text.replace(f"]({picture})", f"]({Path(picture).name})")
     text = re.sub(r"\[([^\]]+)\]\(notebooks/[^)]+\)", r"`\1`", text)  # they are not part of the site
     return re.sub(r"\]\(docs/", "](", text)
