@@ -26,15 +26,18 @@ from turns import Turns
 
 HERE = Path(__file__).parent
 RESULTS, PLOT = HERE / "results" / "speed.json", HERE / "results" / "speed.png"
-ROUNDS = 5
+ROUNDS = 3
 LIMITS = {"short": 128, "long": 512}
 PREDICTED = {"short": 2000, "long": 64}
 # What `bertbin_tf.memory` does, from outside: for peers that are to have it too.
-KEPT = ", memory kept"
+KEPT, NOT_KEPT = ", memory kept", ", memory not kept"
 KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "4000000000"}
+# glibc's own value, which `keep_freed_memory` lets stand because it is given.
+DO_NOT_KEEP = {"MALLOC_TRIM_THRESHOLD_": "131072"}
 # Name, program, steps in a turn on which texts, the slow ones fewer.
 TRAINING = (
     ("bertbin_tf", "speed_ours.py train", {"short": 24, "long": 6}),
+    ("bertbin_tf" + NOT_KEPT, "speed_ours.py train", {"short": 24}),
     ("bertbin_tf, XLA", "speed_ours.py train_xla", {"short": 24}),
     ("Trainer", "speed_peers.py trainer", {"short": 24, "long": 6}),
     ("Trainer by length", "speed_peers.py trainer_by_length", {"short": 24, "long": 6}),
@@ -57,6 +60,7 @@ PREDICTION = (
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="PART", help="train, predict, steps")
+    parser.add_argument("--texts", nargs="+", choices=LIMITS, default=tuple(LIMITS), help="default: both kinds")
     parser.add_argument("--peers", default=sys.executable, metavar="PYTHON", help="of requirements-peers.txt")
     arguments = parser.parse_args()
     measures = {"train": measure_training, "predict": measure_prediction, "steps": measure_steps}
@@ -67,7 +71,7 @@ def main():
         if arguments.parts:
             write_contest(Path(folder))
         for part in arguments.parts:
-            results[part] = measures[part](Path(folder), arguments.peers)
+            results[part] = results.get(part, {}) | measures[part](Path(folder), arguments.peers, arguments.texts)
             results["machine"] = f"{platform.machine()}, {os.cpu_count()} CPU cores"
             RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     print_tables(results)
@@ -91,34 +95,37 @@ def write_contest(folder):
         export_saved_model(model, load_preprocessor("minilm", limit), folder / f"saved_model-{limit}")
 
 
-def measure_training(folder, peers):
+def measure_training(folder, peers, kinds):
     """Returns, for each kind of text and each contestant, seconds and steps of every turn, and the largest memory."""
     results = {}
-    for kind, limit in LIMITS.items():
+    for kind in kinds:
+        limit = LIMITS[kind]
         counts = {name: steps[kind] for name, _, steps in TRAINING if kind in steps}
         commands = {name: program(peers, words, folder, kind, limit) for name, words, _ in TRAINING if name in counts}
         results[kind] = take_turns(commands, counts, warm_up={name: min(count, 8) for name, count in counts.items()})
-    command = program(peers, "speed_ours.py keras_hub", folder, "short", 512)
-    results["short"] |= take_turns({GUIDE: command}, {GUIDE: 1}, warm_up={}, rounds=2)
+    if "short" in kinds:
+        command = program(peers, "speed_ours.py keras_hub", folder, "short", 512)
+        results["short"] |= take_turns({GUIDE: command}, {GUIDE: 1}, warm_up={}, rounds=2)
     results["peak"] = measure_peak(folder, peers)
     results["tokens"] = tokens_per_row(folder)
     return results
 
 
-def measure_prediction(folder, peers):
+def measure_prediction(folder, peers, kinds):
     """Returns, for each kind of text and each contestant, the seconds of every turn."""
     results = {}
-    for kind, limit in LIMITS.items():
+    for kind in kinds:
+        limit = LIMITS[kind]
         commands = {name: program(peers, words, folder, kind, limit) for name, words in PREDICTION}
         results[kind] = take_turns(commands, dict.fromkeys(commands, PREDICTED[kind]), warm_up={})
     return results
 
 
-def measure_steps(folder, peers):
+def measure_steps(folder, peers, kinds):
     """Returns the seconds of three steps for each length and batch size."""
     with playing({"steps": program(peers, "speed_ours.py steps", folder, "short", 512)}) as players:
         # The program knows the order; a turn is one shape.
-        return [players["steps"].take(1) for _ in range(players["steps"].start["shapes"])]
+        return {"shapes": [players["steps"].take(1) for _ in range(players["steps"].start["shapes"])]}
 
 
 def measure_peak(folder, peers):
@@ -157,7 +164,8 @@ def playing(commands):
     players = {}
     try:
         for name, command in commands.items():
-            players[name] = Turns(command, KEEP_MEMORY if name.endswith(KEPT) else {})
+            environment = KEEP_MEMORY if name.endswith(KEPT) else DO_NOT_KEEP if name.endswith(NOT_KEPT) else {}
+            players[name] = Turns(command, environment)
             print(f"{name} is ready after {players[name].start['seconds']:.0f} s", flush=True)
         yield players
     finally:

@@ -18,7 +18,7 @@ def print_tables(results):
     if "predict" in results:
         _print_prediction(results["predict"])
     if "steps" in results:
-        _print_steps(results["steps"])
+        _print_steps(results["steps"]["shapes"])
 
 
 def _print_training(train):
@@ -80,12 +80,14 @@ def draw(results, path):
         axis.set_xlabel("rows per second")
         axis.set_title(f"{'Training' if part == 'train' else 'Prediction'}, {kind} texts", loc="left", fontsize=10)
     if "steps" in results:
-        for rows in sorted({step["rows"] for step in results["steps"]}):
-            some = sorted((step for step in results["steps"] if step["rows"] == rows), key=lambda step: step["length"])
+        for rows in sorted({step["rows"] for step in results["steps"]["shapes"]}):
+            some = sorted(
+                (step for step in results["steps"]["shapes"] if step["rows"] == rows), key=lambda step: step["length"]
+            )
             lengths = [step["length"] for step in some]
             axes[-1].plot(lengths, [_cost(step) for step in some], marker="o", label=f"{rows} rows")
         axes[-1].set_xscale("log", base=2)
-        axes[-1].set_xticks(lengths := sorted({step["length"] for step in results["steps"]}), lengths)
+        axes[-1].set_xticks(lengths := sorted({step["length"] for step in results["steps"]["shapes"]}), lengths)
         axes[-1].set_ylim(bottom=0)
         axes[-1].set_xlabel("tokens in a row")
         axes[-1].set_ylabel("ms a token")
