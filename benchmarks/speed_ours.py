@@ -128,7 +128,7 @@ def predict(folder, kind, limit, player):
     """`Run.predict`, as `bertbin-tf predict` calls it."""
     keep_freed_memory()  # as the command line does
     run = Run(Recipe("vader/movies"), binary_classifier(load_backbone("minilm")), load_preprocessor("minilm", limit))
-    _predict(run.predict, load_texts(folder, kind, "test")[0], player)
+    player.answer(run.predict, load_texts(folder, kind, "test")[0])
 
 
 def saved_model(folder, kind, limit, player):
@@ -141,7 +141,7 @@ def saved_model(folder, kind, limit, player):
         for start in range(0, len(texts), PREDICTED_ROWS):
             servable.answer(texts[start : start + PREDICTED_ROWS])
 
-    _predict(answer, load_texts(folder, kind, "test")[0], player)
+    player.answer(answer, load_texts(folder, kind, "test")[0])
 
 
 def peak(folder, kind, limit, player):
@@ -153,14 +153,6 @@ def peak(folder, kind, limit, player):
     while True:
         product(matrix, matrix).numpy()
         player.step()
-
-
-def _predict(answer, texts, player):
-    answer(texts[:64])
-    count = player.wait()
-    while True:
-        answer(texts[:count])
-        count = player.wait()
 
 
 def main():

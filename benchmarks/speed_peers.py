@@ -64,7 +64,7 @@ def trainer_by_length(folder, kind, limit, player):
 
 def pipeline(folder, kind, limit, player):
     """transformers' text-classification pipeline in batches of 32, in the order of the texts, as its guide has it."""
-    _predict(pipeline_of(folder / "peer", limit), load_texts(folder, kind, "test")[0], player)
+    player.answer(pipeline_of(folder / "peer", limit), load_texts(folder, kind, "test")[0])
 
 
 def onnx(folder, kind, limit, player):
@@ -76,7 +76,7 @@ def onnx(folder, kind, limit, player):
         for start in range(0, len(texts), PREDICTED_ROWS):
             answer_batch(texts[start : start + PREDICTED_ROWS])
 
-    _predict(answer, load_texts(folder, kind, "test")[0], player)
+    player.answer(answer, load_texts(folder, kind, "test")[0])
 
 
 def peak(folder, kind, limit, player):
@@ -87,14 +87,6 @@ def peak(folder, kind, limit, player):
     while True:
         matrix @ matrix
         player.step()
-
-
-def _predict(answer, texts, player):
-    answer(texts[:64])
-    count = player.wait()
-    while True:
-        answer(texts[:count])
-        count = player.wait()
 
 
 def main():

@@ -48,6 +48,14 @@ class Player:
             facts, self._facts = self._facts, {}
             self.wait(**facts)
 
+    def answer(self, answer, texts: list[str]) -> None:
+        """Has a function answer so many of the texts in each turn, after 64 of them beforehand."""
+        answer(texts[:64])
+        count = self.wait()
+        while True:
+            answer(texts[:count])
+            count = self.wait()
+
 
 class Turns:
     """The benchmark's side: starts a program and tells it when to work.
