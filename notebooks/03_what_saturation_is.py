@@ -136,12 +136,15 @@ display(HTML(html_table(HEADER, rows)))
 
 # %% [markdown]
 # ## The claim
+#
+# After so few steps Keras' random kernel is ahead of the one that starts at zero, through which the encoder gets no
+# gradient in its first step; after an epoch (`make demo ARGS=--compare`) they cannot be told apart.
 
 # %%
 auc = {name: result[1] for name, result in results.items()}
 assert gradient_of_wrong_answers > 0.99, "the saturated sigmoid lost its gradient"
 trained = ("as recommended", "bias at 5", "Keras' head", "hidden layer")
-assert all(auc[name] > 0.7 for name in trained), "one of the usual explanations made a difference"
+assert all(auc[name] > 0.65 for name in trained), "one of the usual explanations made a difference"
 assert auc["1e-3 everywhere"] < 0.65 and results["1e-3 everywhere"][3] < 0.1, "a rate of 1e-3 did not destroy it"
 assert results["rare, bias at 0"][0] > 1.5 * results["rare, prior in the bias"][0], (
     "the prior did not lower the first loss"
