@@ -70,15 +70,12 @@ def main():
 
 def texts_by_kind():
     """Returns the film reviews of the test set, and texts of 300 to 500 words joined of them."""
+    from speed_texts import join_reviews
+
     from bertbin_tf import data
 
     short = [text.decode() for text in data.collect(data.read("vader/movies:test"))[0]]
-    generator, words, long = np.random.default_rng(0), " ".join(short).split(), []
-    while len(words) > 500:
-        count = int(generator.integers(300, 501))
-        long.append(" ".join(words[:count]))
-        words = words[count:]
-    return {"short": short, "long": long}
+    return {"short": short, "long": join_reviews(short, np.random.default_rng(0))}
 
 
 def export(folder):

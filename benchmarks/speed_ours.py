@@ -128,7 +128,8 @@ def predict(folder, kind, limit, player):
     """`Run.predict`, as `bertbin-tf predict` calls it."""
     keep_freed_memory()  # as the command line does
     run = Run(Recipe("vader/movies"), binary_classifier(load_backbone("minilm")), load_preprocessor("minilm", limit))
-    player.answer(run.predict, load_texts(folder, kind, "test")[0])
+    texts, _ = load_texts(folder, kind, "test")
+    player.play(lambda count: run.predict(texts[:count]), 64)
 
 
 def saved_model(folder, kind, limit, player):
@@ -141,18 +142,15 @@ def saved_model(folder, kind, limit, player):
         for start in range(0, len(texts), PREDICTED_ROWS):
             servable.answer(texts[start : start + PREDICTED_ROWS])
 
-    player.answer(answer, load_texts(folder, kind, "test")[0])
+    texts, _ = load_texts(folder, kind, "test")
+    player.play(lambda count: answer(texts[:count]), 64)
 
 
 def peak(folder, kind, limit, player):
     """Square matrix products of 2,048, in float32: what the machine can do."""
     matrix = tf.random.normal((2048, 2048))
     product = tf.function(tf.matmul)
-    product(matrix, matrix)
-    player.wait()
-    while True:
-        product(matrix, matrix).numpy()
-        player.step()
+    player.play(lambda count: [product(matrix, matrix).numpy() for _ in range(count)], 1)
 
 
 def main():

@@ -64,7 +64,9 @@ def trainer_by_length(folder, kind, limit, player):
 
 def pipeline(folder, kind, limit, player):
     """transformers' text-classification pipeline in batches of 32, in the order of the texts, as its guide has it."""
-    player.answer(pipeline_of(folder / "peer", limit), load_texts(folder, kind, "test")[0])
+    texts, _ = load_texts(folder, kind, "test")
+    answer = pipeline_of(folder / "peer", limit)
+    player.play(lambda count: answer(texts[:count]), 64)
 
 
 def onnx(folder, kind, limit, player):
@@ -76,17 +78,14 @@ def onnx(folder, kind, limit, player):
         for start in range(0, len(texts), PREDICTED_ROWS):
             answer_batch(texts[start : start + PREDICTED_ROWS])
 
-    player.answer(answer, load_texts(folder, kind, "test")[0])
+    texts, _ = load_texts(folder, kind, "test")
+    player.play(lambda count: answer(texts[:count]), 64)
 
 
 def peak(folder, kind, limit, player):
     """Square matrix products of 2,048, in float32: what the machine can do."""
     matrix = torch.randn(2048, 2048)
-    matrix @ matrix
-    player.wait()
-    while True:
-        matrix @ matrix
-        player.step()
+    player.play(lambda count: [matrix @ matrix for _ in range(count)], 1)
 
 
 def main():

@@ -36,7 +36,7 @@ def _print_training(train):
             memory = max(turn["megabytes"] for turn in turns)
             print(
                 f"{name:<32}{_spread(rates):>22}{_spread(ours / rates, 2):>24}{share:>15.0%}{memory:>8.0f}"
-                f"{turns[0].get('ready', float('nan')):>11.0f} s"
+                f"{turns[0]['ready']:>11.0f} s"
             )
 
 

@@ -22,7 +22,7 @@ def write_texts(folder: Path) -> None:
         texts, labels = data.collect(data.read(f"vader/movies:{split}"))
         texts, labels = [text.decode() for text in texts], np.asarray(labels)
         pq.write_table(pa.table({"text": texts, "label": labels}), folder / f"short-{split}.parquet")
-        pq.write_table(pa.table(_join(texts, labels)), folder / f"long-{split}.parquet")
+        pq.write_table(pa.table(_join_by_label(texts, labels)), folder / f"long-{split}.parquet")
 
 
 def load_texts(folder: Path, kind: str, split: str) -> tuple[list[str], np.ndarray]:
@@ -31,13 +31,20 @@ def load_texts(folder: Path, kind: str, split: str) -> tuple[list[str], np.ndarr
     return table["text"].to_pylist(), table["label"].to_numpy()
 
 
-def _join(texts, labels):
-    generator, joined = np.random.default_rng(0), []
+def join_reviews(texts: list[str], generator: np.random.Generator) -> list[str]:
+    """Returns texts of 300 to 500 words, joined of others."""
+    words, joined = " ".join(texts).split(), []
+    while len(words) > 500:
+        count = int(generator.integers(300, 501))
+        joined.append(" ".join(words[:count]))
+        words = words[count:]
+    return joined
+
+
+def _join_by_label(texts, labels):
+    generator, rows = np.random.default_rng(0), []
     for label in (0, 1):
-        words = " ".join(text for text, its in zip(texts, labels, strict=True) if its == label).split()
-        while len(words) >= 500:
-            count = int(generator.integers(300, 501))
-            joined.append((" ".join(words[:count]), label))
-            words = words[count:]
-    joined = [joined[i] for i in generator.permutation(len(joined))]
-    return {"text": [text for text, _ in joined], "label": [label for _, label in joined]}
+        chosen = [text for text, its in zip(texts, labels, strict=True) if its == label]
+        rows += [(text, label) for text in join_reviews(chosen, generator)]
+    rows = [rows[i] for i in generator.permutation(len(rows))]
+    return {"text": [text for text, _ in rows], "label": [label for _, label in rows]}

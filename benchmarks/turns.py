@@ -21,7 +21,7 @@ class Player:
     """
 
     def __init__(self):
-        self._left, self._facts, self._started = 0, {}, time.perf_counter()
+        self._left, self._started = 0, time.perf_counter()
 
     def wait(self, **facts) -> int:
         """Ends a turn and waits for the next; returns how much is to be done. Ends the program after the last turn.
@@ -40,21 +40,17 @@ class Player:
         self._started = time.perf_counter()
         return self._left
 
-    def step(self, **facts) -> None:
+    def step(self) -> None:
         """Counts one piece of work, and waits after the last of the turn."""
-        self._facts = {name: self._facts.get(name, 0) + value for name, value in facts.items()}
         self._left -= 1
         if self._left <= 0:
-            facts, self._facts = self._facts, {}
-            self.wait(**facts)
+            self.wait()
 
-    def answer(self, answer, texts: list[str]) -> None:
-        """Has a function answer so many of the texts in each turn, after 64 of them beforehand."""
-        answer(texts[:64])
-        count = self.wait()
+    def play(self, work, first: int) -> None:
+        """Has a function do so much in each turn, and a first piece beforehand."""
+        work(first)
         while True:
-            answer(texts[:count])
-            count = self.wait()
+            work(self.wait())
 
 
 class Turns:

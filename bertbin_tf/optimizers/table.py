@@ -1,6 +1,7 @@
 """The layers of a model and their rates, as one looks at them."""
 
 import dataclasses
+import math
 from typing import NamedTuple
 
 import keras
@@ -95,7 +96,7 @@ def layer_table(model: keras.Model) -> LayerTable:
         multipliers = dict.fromkeys(layers_of(model.trainable_variables), 1.0)
     sizes = {}
     for variable, layer in zip(model.weights, layers_of(model.weights, multipliers), strict=True):
-        sizes[layer] = sizes.get(layer, 0) + int(variable.value.shape.num_elements())
+        sizes[layer] = sizes.get(layer, 0) + math.prod(variable.shape)
     rate = float(keras.ops.convert_to_numpy(optimizer.learning_rate))
     return LayerTable(
         tuple(

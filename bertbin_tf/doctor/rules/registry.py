@@ -20,7 +20,7 @@ class Proof(NamedTuple):
 
 def rule(function: Callable[[Evidence], Proof | None]) -> Callable[[Evidence], Proof | None]:
     """Marks a function as a rule. Its name with dashes is the code, its docstring the explanation that a user reads."""
-    vars(function)["_is_rule"] = True
+    function._is_rule = True  # type: ignore[attr-defined]
     return function
 
 
