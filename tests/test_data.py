@@ -1,5 +1,6 @@
 import collections
 import csv
+import itertools
 import json
 import math
 import warnings
@@ -284,13 +285,32 @@ def test_every_row_is_seen_once_per_epoch(tiny_preprocessor):
 
 def test_number_of_batches_and_of_shapes_is_known(tiny_preprocessor):
     _, dataset = tokenized(tiny_preprocessor)
+    derived = list(range(1, 14))
     for kwargs in ({}, {"drop_remainder": True}, {"boundaries": [4, 16]}, {"boundaries": [14]}):
         batches = data.batch_by_length(dataset, 8, shuffle_seed=3, **kwargs)
         shapes = [tuple(tokens["token_ids"].shape) for tokens, _ in batches]
         assert batches.cardinality() == len(shapes)
-        assert len({length for _, length in shapes}) <= len(kwargs.get("boundaries", range(6)))
-        assert {length for _, length in shapes} <= set(kwargs.get("boundaries", [8, 13]))
+        assert {length for _, length in shapes} <= set(kwargs.get("boundaries", derived))
         assert all(size == 8 for size, _ in shapes) or not kwargs.get("drop_remainder")
+
+
+@given(lengths=st.lists(st.integers(1, 12), min_size=1, max_size=60), batch_size=st.sampled_from([1, 2, 4, 40]))
+@settings(deadline=None, max_examples=30)
+def test_lengths_leave_the_least_padding(lengths, batch_size):
+    rows = tf.data.Dataset.from_tensor_slices(lengths).map(lambda length: ({"padding_mask": tf.ones([length])}, 0))
+    batches = data.batch_by_length(rows, batch_size)
+    padded_to = collections.Counter()
+    for tokens, labels in batches:
+        padded_to[tokens["padding_mask"].shape[1]] += len(labels)
+    # At most 8 lengths, and no more than the rows fill two batches each of.
+    assert len(padded_to) <= max(1, min(8, len(lengths) // (2 * batch_size)))
+    choices = itertools.combinations(sorted(set(lengths)), min(len(padded_to), len(set(lengths))))
+    least = min(
+        sum(min(end for end in ends if end >= length) for length in lengths)
+        for ends in choices
+        if ends[-1] == max(lengths)
+    )
+    assert sum(length * rows for length, rows in padded_to.items()) == least
 
 
 def test_padding_is_masked(tiny_preprocessor):

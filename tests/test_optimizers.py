@@ -46,6 +46,10 @@ def train(model, steps=20):
     return [weight.copy() for weight in model.get_weights()]
 
 
+# TensorFlow's kernel takes 1 - beta in float32, stock Keras in float64: 7e-6 of a step, here of 20 steps of 1e-2.
+ROUNDING = 2e-6
+
+
 def distance(weights, others):
     return max(np.abs(a - b).max() for a, b in zip(weights, others, strict=True))
 
@@ -65,14 +69,14 @@ def distance(weights, others):
 )
 def test_equals_stock_adamw_at_multipliers_of_1(kwargs):
     ours = train(two_layers(LayerwiseAdamW(1e-2, weight_decay=0.1, **kwargs)))
-    assert distance(ours, train(two_layers(stock(1e-2, **kwargs)))) <= 1e-7
+    assert distance(ours, train(two_layers(stock(1e-2, **kwargs)))) <= ROUNDING
 
 
 @pytest.mark.parametrize("compile_arguments", [{"jit_compile": True}, {"jit_compile": False}], ids=str)
 def test_equals_stock_adamw_when_compiled(compile_arguments):
     compile_arguments = {"run_eagerly": False} | compile_arguments
     ours = train(two_layers(LayerwiseAdamW(1e-2, weight_decay=0.1), **compile_arguments))
-    assert distance(ours, train(two_layers(stock(1e-2), **compile_arguments))) <= 1e-7
+    assert distance(ours, train(two_layers(stock(1e-2), **compile_arguments))) <= ROUNDING
 
 
 @pytest.mark.parametrize(
@@ -91,7 +95,7 @@ def test_equals_stock_adamw_in_fit(steps_per_execution, policy, kwargs):
         return model.get_weights()
 
     ours, theirs = (fit(optimizer(1e-2, **kwargs)) for optimizer in (partial(LayerwiseAdamW, weight_decay=0.1), stock))
-    assert distance(ours, theirs) <= 1e-7
+    assert distance(ours, theirs) <= ROUNDING
     assert distance(ours, two_layers("sgd").get_weights()) > 1e-2
 
 
@@ -101,13 +105,13 @@ def test_multiplier_equals_stock_adamw_at_so_many_times_the_rate(multiplier):
     ours = train(two_layers(LayerwiseAdamW(1e-2, {"body": multiplier}, weight_decay=0.1)), steps=1)
     scaled = train(two_layers(stock(1e-2 * multiplier)), steps=1)
     plain = train(two_layers(stock(1e-2)), steps=1)
-    assert distance(ours[:2], scaled[:2]) <= 1e-7
-    assert distance(ours[2:], plain[2:]) <= 1e-7
+    assert distance(ours[:2], scaled[:2]) <= ROUNDING
+    assert distance(ours[2:], plain[2:]) <= ROUNDING
 
 
 def test_all_multipliers_together_equal_the_rate_over_20_steps():
     ours = train(two_layers(LayerwiseAdamW(1e-2, {"body": 0.3, "head": 0.3}, weight_decay=0.1)))
-    assert distance(ours, train(two_layers(stock(1e-2 * 0.3)))) <= 1e-7
+    assert distance(ours, train(two_layers(stock(1e-2 * 0.3)))) <= ROUNDING
 
 
 def test_learning_rate_schedule_is_scaled_too():
@@ -115,7 +119,7 @@ def test_learning_rate_schedule_is_scaled_too():
         return keras.optimizers.schedules.PolynomialDecay(1e-2, 20)
 
     ours = train(two_layers(LayerwiseAdamW(schedule(), weight_decay=0.1)))
-    assert distance(ours, train(two_layers(stock(schedule())))) <= 1e-7
+    assert distance(ours, train(two_layers(stock(schedule())))) <= ROUNDING
 
 
 def test_frozen_layer_neither_moves_nor_decays_and_keeps_its_moments_current():
@@ -307,8 +311,11 @@ def test_weights_near_zero_are_measured_against_new_ones():
 
 
 def test_bound_that_does_not_bind_changes_no_bit():
-    ours = train(two_layers(LayerwiseAdamW(1e-3, weight_decay=0.1, max_relative_step={"body": 0.5})))
-    assert distance(ours, train(two_layers(stock(1e-3)))) <= 1e-7
+    weights = [
+        train(two_layers(LayerwiseAdamW(1e-3, weight_decay=0.1, max_relative_step=bound)))
+        for bound in ({"body": 0.5}, None)
+    ]
+    assert distance(*weights) == 0
 
 
 @pytest.mark.parametrize(

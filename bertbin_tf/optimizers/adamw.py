@@ -1,5 +1,7 @@
 """AdamW that steps every layer at its own rate, bounds its relative step, and measures what it does."""
 
+from functools import partial
+
 import keras
 import tensorflow as tf
 
@@ -187,46 +189,61 @@ class LayerwiseAdamW(keras.optimizers.AdamW):
 
     def _step_layer(self, layer, grads, variables, learning_rate):
         rate = tf.cast(learning_rate, tf.float32) * self._multipliers[layer]
-        updates = [self._update(*member, rate) for member in zip(grads, variables, strict=True)]
         size = self._sizes[layer]
         bound = self.max_relative_step
         if isinstance(bound, dict):
             bound = bound.get(self._layers[layer])
+        before = [tf.convert_to_tensor(variable) for variable in variables]
+        weight_norm = _norm(before)
         if bound is not None:
-            limit = bound * tf.maximum(_norm(variables) / size**0.5, MIN_WEIGHT_RMS)
-            reach = tf.maximum(rate, _norm(updates) / size**0.5)
-            # Exactly 1 where the bound does not bind: then this is the stock step to the last bit.
-            shrink = tf.minimum(1.0, limit / tf.maximum(reach, 1e-30))
-            rate *= shrink
-            updates = [update * tf.cast(shrink, update.dtype) for update in updates]
+            limit = bound * tf.maximum(weight_norm / size**0.5, MIN_WEIGHT_RMS)
+            rate = tf.minimum(rate, limit)
+        for gradient, variable in zip(grads, variables, strict=True):
+            self._step_variable(gradient, variable, rate)
+        updates = [old - tf.convert_to_tensor(variable) for old, variable in zip(before, variables, strict=True)]
+        update_norm = _norm(updates)
+        if bound is not None:
+            # Exactly 1 where the bound does not bind: then nothing is taken back, and this is the stock step.
+            kept = tf.minimum(1.0, limit / tf.maximum(update_norm / size**0.5, 1e-30))
+            rate *= kept
+            update_norm *= kept
+            for update, variable in zip(updates, variables, strict=True):
+                _subtract(variable, kept - 1, update)
         norms = tf.cond(
             tf.equal(self.iterations % self.measure_every, 0),
-            lambda: tf.stack([_norm(grads), _norm(variables), _norm(updates), rate]),
+            lambda: tf.stack([_norm(grads), weight_norm, update_norm, rate]),
             lambda: tf.convert_to_tensor(self._norms[layer]),
         )
         # Outside of the condition, within which assignments fail under MirroredStrategy.
         self.assign(self._norms[layer], norms)
-        for update, variable in zip(updates, variables, strict=True):
-            if self._use_weight_decay(variable):
-                self.assign_sub(variable, variable * tf.cast(self.weight_decay * rate, variable.dtype))
-            self.assign_sub(variable, update)
 
-    def _update(self, gradient, variable, rate):
-        """Advances the moments and returns what Adam subtracts from the variable, in the stock order of operations."""
+    def _step_variable(self, gradient, variable, rate):
+        """Decays a variable and takes Adam's step, in the stock order of operations.
+
+        TensorFlow's fused kernel passes once over the weights and moments, where the same in single operations passes
+        ten times and more: a third of the time of a step of few tokens.
+        """
+        rate = tf.cast(rate, variable.dtype)
+        if self._use_weight_decay(variable):
+            _subtract(variable, self.weight_decay * rate, tf.convert_to_tensor(variable))
         index = self._get_variable_index(variable)
-        gradient = tf.cast(gradient, variable.dtype)
         step = tf.cast(self.iterations + 1, variable.dtype)
-        beta_1_power = tf.pow(tf.cast(self.beta_1, variable.dtype), step)
-        beta_2_power = tf.pow(tf.cast(self.beta_2, variable.dtype), step)
-        rate = tf.cast(rate, variable.dtype) * tf.sqrt(1 - beta_2_power) / (1 - beta_1_power)
-        momentum, velocity = self._momentums[index], self._velocities[index]
-        self.assign_add(momentum, (gradient - momentum) * (1 - self.beta_1))
-        self.assign_add(velocity, (tf.square(gradient) - velocity) * (1 - self.beta_2))
         if self.amsgrad:
-            highest = self._velocity_hats[index]
-            self.assign(highest, tf.maximum(tf.convert_to_tensor(highest), tf.convert_to_tensor(velocity)))
-            velocity = highest
-        return momentum * rate / (tf.sqrt(tf.convert_to_tensor(velocity)) + self.epsilon)
+            adam = partial(tf.raw_ops.ResourceApplyAdamWithAmsgrad, vhat=_handle(self._velocity_hats[index]))
+        else:
+            adam = tf.raw_ops.ResourceApplyAdam
+        adam(
+            var=_handle(variable),
+            m=_handle(self._momentums[index]),
+            v=_handle(self._velocities[index]),
+            beta1_power=tf.pow(tf.cast(self.beta_1, variable.dtype), step),
+            beta2_power=tf.pow(tf.cast(self.beta_2, variable.dtype), step),
+            lr=rate,
+            beta1=tf.cast(self.beta_1, variable.dtype),
+            beta2=tf.cast(self.beta_2, variable.dtype),
+            epsilon=tf.cast(self.epsilon, variable.dtype),
+            grad=tf.cast(gradient, variable.dtype),
+        )
 
     def _apply_weight_decay(self, variables):
         """Does nothing: `_step_layer` decays, since only there the layer's own rate is known."""
@@ -237,7 +254,14 @@ class LayerwiseAdamW(keras.optimizers.AdamW):
 
     def _all_reduce_sum_gradients(self, grads_and_vars):
         grads, variables = zip(*super()._all_reduce_sum_gradients(grads_and_vars), strict=True)
-        return list(zip(super()._clip_gradients(list(grads)), variables, strict=True))
+        if self.global_clipnorm:
+            # As Keras does, in fewer passes; gradients that are not finite become NaN.
+            norm = _norm(grads)
+            scale = self.global_clipnorm / tf.maximum(norm, self.global_clipnorm) + (norm - norm)
+            grads = [gradient * tf.cast(scale, gradient.dtype) for gradient in grads]
+        else:
+            grads = super()._clip_gradients(list(grads))
+        return list(zip(grads, variables, strict=True))
 
     def _check_built(self):
         if not self.built:
@@ -260,6 +284,15 @@ def _check_multiplier(layer, value):
             f"A multiplier must be a finite number >= 0, where 0 freezes the layer. Received: {layer}={value}"
         )
     return float(value)
+
+
+def _subtract(variable, factor, delta):
+    """Subtracts `factor * delta` in one pass."""
+    tf.raw_ops.ResourceApplyGradientDescent(var=_handle(variable), alpha=tf.cast(factor, variable.dtype), delta=delta)
+
+
+def _handle(variable):
+    return (variable.value if isinstance(variable, keras.Variable) else variable).handle
 
 
 def _norm(tensors):
