@@ -18,6 +18,7 @@ from bertbin_tf.recipe import Recipe, load_run, train
 TRAIN_DATA, TEST_DATA = "vader/movies:train", "vader/movies:test"
 QUICK = "[:20%]"
 SAVED_MODEL = Path("saved_models") / "movies"
+SHOWN_METRICS = ("first_loss", "last_loss", "label_entropy", "seconds_to_first_step", "fit_seconds", "train_rows")
 TEXTS = ["A quiet masterpiece.", "Two hours that I will never get back.", "It is, well, a film."]
 
 # What a server does, in a process that has neither Keras models nor this package: it reads texts as JSON from standard
@@ -83,7 +84,7 @@ def _evaluate(folder, source, as_json):
         # Of the model itself: the temperature, which widens or narrows it, is taken back.
         "spread": float(np.std(evaluation.apply_temperature(probabilities, 1 / run.temperature))),
         "recipe": dataclasses.asdict(run.recipe),
-        **{name: metrics[name] for name in ("first_loss", "last_loss", "label_entropy", "fit_seconds", "train_rows")},
+        **{name: metrics[name] for name in SHOWN_METRICS},
     }
 
 
@@ -116,7 +117,10 @@ def _print(summary):
             ("accuracy  (95 % interval)", with_interval("accuracy")),
             ("ROC AUC", with_interval("roc_auc")),
             ("Brier score", with_interval("brier")),
-            ("seconds: fit / all", f"{ours['fit_seconds']:.0f} / {summary['seconds']:.0f}"),
+            (
+                "seconds: to the first step / fit / all",
+                f"{ours['seconds_to_first_step']:.0f} / {ours['fit_seconds']:.0f} / {summary['seconds']:.0f}",
+            ),
             ("run", summary["run"]),
             ("SavedModel", summary["saved_model"]),
         ],

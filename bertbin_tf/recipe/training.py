@@ -84,6 +84,8 @@ def train(
         bar = verbose if verbose in ("auto", 1) else 0
         tokens = next(iter(made.validation_batches))[0]
         callbacks = [*build_callbacks(recipe, made.backbone, tokens, output_dir), keras.callbacks.History()]
+        first_step = FirstStep(started)
+        callbacks.append(first_step)
         backup = None
         if output_dir is not None:
             facts = {"train": data_facts(made.train_data), "validation": data_facts(made.validation_data)}
@@ -110,6 +112,8 @@ def train(
                 "label_entropy": label_entropy(recipe, made.base_rate),
                 "last_loss": last_loss,
                 "steps": steps,
+                # Data, weights, loss before training, and the compilation of the step; of the last process.
+                "seconds_to_first_step": first_step.seconds,
                 "fit_seconds": backup.fit_seconds,
                 # What `LayerwiseLearningRateController` saw and did, a line each.
                 "interventions": [
@@ -125,6 +129,18 @@ def train(
             )
             backup.remove()
     return history
+
+
+class FirstStep(keras.callbacks.Callback):
+    """Notes the seconds from `started` to the end of the first step, or `None` where there was none."""
+
+    def __init__(self, started):
+        super().__init__()
+        self._started = started
+        self.seconds = None
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.seconds = self.seconds or time.perf_counter() - self._started
 
 
 def _begin(made, recipe, backup, verbose):
