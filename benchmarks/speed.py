@@ -61,6 +61,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="PART", help="train, predict, steps")
     parser.add_argument("--texts", nargs="+", choices=LIMITS, default=tuple(LIMITS), help="default: both kinds")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="only these contestants, and ours")
     parser.add_argument("--peers", default=sys.executable, metavar="PYTHON", help="of requirements-peers.txt")
     arguments = parser.parse_args()
     measures = {"train": measure_training, "predict": measure_prediction, "steps": measure_steps}
@@ -71,7 +72,9 @@ def main():
         if arguments.parts:
             write_contest(Path(folder))
         for part in arguments.parts:
-            results[part] = results.get(part, {}) | measures[part](Path(folder), arguments.peers, arguments.texts)
+            results[part] = results.get(part, {}) | measures[part](
+                Path(folder), arguments.peers, arguments.texts, arguments.only
+            )
             results["machine"] = f"{platform.machine()}, {os.cpu_count()} CPU cores"
             RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     print_tables(results)
@@ -95,15 +98,15 @@ def write_contest(folder):
         export_saved_model(model, load_preprocessor("minilm", limit), folder / f"saved_model-{limit}")
 
 
-def measure_training(folder, peers, kinds):
+def measure_training(folder, peers, kinds, only):
     """Returns, for each kind of text and each contestant, seconds and steps of every turn, and the largest memory."""
     results = {}
     for kind in kinds:
         limit = LIMITS[kind]
-        counts = {name: steps[kind] for name, _, steps in TRAINING if kind in steps}
+        counts = {name: steps[kind] for name, _, steps in TRAINING if kind in steps and takes_part(name, only)}
         commands = {name: program(peers, words, folder, kind, limit) for name, words, _ in TRAINING if name in counts}
         results[kind] = take_turns(commands, counts, warm_up={name: min(count, 8) for name, count in counts.items()})
-    if "short" in kinds:
+    if "short" in kinds and takes_part(GUIDE, only):
         command = program(peers, "speed_ours.py keras_hub", folder, "short", 512)
         results["short"] |= take_turns({GUIDE: command}, {GUIDE: 1}, warm_up={}, rounds=2)
     results["peak"] = measure_peak(folder, peers)
@@ -111,17 +114,19 @@ def measure_training(folder, peers, kinds):
     return results
 
 
-def measure_prediction(folder, peers, kinds):
+def measure_prediction(folder, peers, kinds, only):
     """Returns, for each kind of text and each contestant, the seconds of every turn."""
     results = {}
     for kind in kinds:
         limit = LIMITS[kind]
-        commands = {name: program(peers, words, folder, kind, limit) for name, words in PREDICTION}
+        commands = {
+            name: program(peers, words, folder, kind, limit) for name, words in PREDICTION if takes_part(name, only)
+        }
         results[kind] = take_turns(commands, dict.fromkeys(commands, PREDICTED[kind]), warm_up={})
     return results
 
 
-def measure_steps(folder, peers, kinds):
+def measure_steps(folder, peers, kinds, only):
     """Returns the seconds of three steps for each length and batch size."""
     with playing({"steps": program(peers, "speed_ours.py steps", folder, "short", 512)}) as players:
         # The program knows the order; a turn is one shape.
@@ -135,6 +140,10 @@ def measure_peak(folder, peers):
         "PyTorch": program(peers, "speed_peers.py peak", folder, "short", 0),
     }
     return take_turns(commands, dict.fromkeys(commands, 20), warm_up=dict.fromkeys(commands, 5))
+
+
+def takes_part(name, only):
+    return not only or name in only or name == "bertbin_tf"
 
 
 def program(peers, words, folder, kind, limit):

@@ -35,6 +35,11 @@ def build_tiny_backbone(**kwargs):
     return keras_nlp.models.BertBackbone(**(arguments | kwargs))
 
 
+def build_tiny_preprocessor():
+    tokenizer = keras_nlp.tokenizers.BertTokenizer(VOCABULARY, lowercase=True, strip_accents=True)
+    return keras_nlp.models.BertTextClassifierPreprocessor(tokenizer, sequence_length=16)
+
+
 def pytest_collection_modifyitems(items):
     """The long ones first: of two processes none then waits for the other at the end."""
     items.sort(key=lambda item: not {"checkpoint", "slow"} & {mark.name for mark in item.iter_markers()})
@@ -55,11 +60,10 @@ def tiny_backbone():
 
 @pytest.fixture
 def tiny_preprocessor():
-    tokenizer = keras_nlp.tokenizers.BertTokenizer(VOCABULARY, lowercase=True, strip_accents=True)
-    return keras_nlp.models.BertTextClassifierPreprocessor(tokenizer, sequence_length=16)
+    return build_tiny_preprocessor()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_reviews():
     """120 short texts and labels that a keyword decides."""
     positive = ["a great film", "the movie was very good", "superb !", "a fine movie . the film is good"]
@@ -67,19 +71,20 @@ def tiny_reviews():
     return (positive + negative) * 15, ([1] * 4 + [0] * 4) * 15
 
 
-@pytest.fixture
-def tiny_preset(tiny_backbone, tiny_preprocessor, tmp_path):
-    """A folder that `load_backbone` and `load_preprocessor` take, as "minilm" or a keras-nlp preset."""
-    folder = tmp_path / "tiny_preset"
-    tiny_backbone.save_to_preset(str(folder))
-    save_preprocessor(tiny_preprocessor, tiny_backbone, folder)
+@pytest.fixture(scope="session")
+def tiny_preset(tmp_path_factory):
+    """A folder that `load_backbone` and `load_preprocessor` take, as "minilm"; not to be changed."""
+    folder = tmp_path_factory.mktemp("presets") / "tiny_preset"
+    backbone = build_tiny_backbone()
+    backbone.save_to_preset(str(folder))
+    save_preprocessor(build_tiny_preprocessor(), backbone, folder)
     return str(folder)
 
 
-@pytest.fixture
-def reviews_csv(tiny_reviews, tmp_path):
-    """The tiny reviews, made distinct, as a CSV file."""
-    path = tmp_path / "reviews.csv"
+@pytest.fixture(scope="session")
+def reviews_csv(tiny_reviews, tmp_path_factory):
+    """The tiny reviews, made distinct, as a CSV file; not to be changed."""
+    path = tmp_path_factory.mktemp("reviews") / "reviews.csv"
     texts, labels = tiny_reviews
     rows = [f"{text} film{number},{label}" for number, (text, label) in enumerate(zip(texts, labels, strict=True))]
     path.write_text("\n".join(["text,label", *rows]) + "\n", encoding="utf-8")

@@ -151,12 +151,14 @@ def test_damaged_backup_is_passed_over(recipe, undisturbed, train_and_kill, how,
 
 
 def test_other_data_or_another_recipe_does_not_go_on(recipe, reviews_csv, train_and_kill, tmp_path, eager):
-    run = tmp_path / "run"
+    run, own_csv = tmp_path / "run", tmp_path / "own.csv"
+    own_csv.write_text(reviews_csv.read_text())
+    recipe = dataclasses.replace(recipe, train_data=str(own_csv))
     train_and_kill(2, recipe, run)
     kept = sorted((run / "backup").iterdir())
     with pytest.raises(ValueError, match="not an empty folder"):
         train(dataclasses.replace(recipe, seed=1), run, resume="auto", verbose=0)
-    reviews_csv.write_text(reviews_csv.read_text() + "a fine film,1\n")
+    own_csv.write_text(own_csv.read_text() + "a fine film,1\n")
     with pytest.raises(ValueError, match=r"what it depends on has changed \(train"):
         train(recipe, run, resume="auto", verbose=0)
     assert sorted((run / "backup").iterdir()) == kept

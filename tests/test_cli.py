@@ -2,10 +2,12 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -21,7 +23,7 @@ from bertbin_tf.serving import RestClient
 pytestmark = pytest.mark.usefixtures("eager")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def train_flags(tiny_preset, reviews_csv):
     return [
         "train",
@@ -36,11 +38,21 @@ def train_flags(tiny_preset, reviews_csv):
     ]
 
 
+@pytest.fixture(scope="module")
+def trained(train_flags, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    tf.config.run_functions_eagerly(True)
+    try:
+        assert main([*train_flags, "--output-dir", str(folder)]) == 0
+    finally:
+        tf.config.run_functions_eagerly(False)
+    return folder
+
+
 @pytest.fixture
-def run_dir(train_flags, tmp_path, capsys):
-    assert main([*train_flags, "--output-dir", str(tmp_path / "run")]) == 0
-    capsys.readouterr()
-    return tmp_path / "run"
+def run_dir(trained, tmp_path):
+    """A copy of one small run."""
+    return Path(shutil.copytree(trained, tmp_path / "run"))
 
 
 def give_input(monkeypatch, content):
