@@ -21,6 +21,8 @@ from faults_cases import faulty_cases, healthy_cases, pairs_of_faults
 from faults_runs import examine, train_plainly, train_treated
 from kept_runs import KeptRuns
 
+from bertbin_tf.doctor.remedies import REMEDIES
+
 RESULTS = Path(__file__).parent / "results" / "faults.jsonl"
 SHOWN = ("kind", "case", "cause", "accuracy", "roc_auc", "failed", "raised", "seconds")
 
@@ -52,7 +54,8 @@ def main():
             keep("train", case, train_plainly)
     if "treat" in arguments.kinds:
         for case in faulty:
-            if examined := runs.find(kind="examine", case=case.name):
+            # What is not for a program to mend is trained no better, and not counted.
+            if case.codes[0] in REMEDIES and (examined := runs.find(kind="examine", case=case.name)):
                 keep("treat", case, lambda case, examined=examined: train_treated(case, examined["findings"]))
 
     # Here, because the tables need more than the runs do.
