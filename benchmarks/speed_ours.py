@@ -135,7 +135,7 @@ def predict(folder, kind, limit, player):
 def saved_model(folder, kind, limit, player):
     """The exported model, in batches of the pipeline's size, by length as a client would send them."""
     keep_freed_memory()
-    servable = Servable(folder / f"saved_model-{limit}")
+    servable = Servable(folder / f"saved_model-{limit}" / "1")
 
     def answer(texts):
         texts = sorted(texts, key=len)
