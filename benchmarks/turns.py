@@ -5,13 +5,22 @@ Only the standard library, for it runs in all of the environments.
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import threading
 import time
 
 MARK = "@turns "
+
+
+def largest_memory() -> float:
+    """Returns the largest memory of this process so far, in MB.
+
+    `getrusage` would count that of the process which started it, too, as it was then.
+    """
+    with open("/proc/self/status", encoding="utf-8") as file:
+        (kilobytes,) = (line.split()[1] for line in file if line.startswith("VmHWM:"))
+    return int(kilobytes) / 1024
 
 
 class Player:
@@ -30,8 +39,7 @@ class Player:
             **facts: Numbers to report of the turn that ends, beside its seconds and the largest memory so far.
         """
         seconds = time.perf_counter() - self._started
-        megabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(MARK + json.dumps({"seconds": seconds, "megabytes": megabytes, **facts}), flush=True)
+        print(MARK + json.dumps({"seconds": seconds, "megabytes": largest_memory(), **facts}), flush=True)
         line = sys.stdin.readline()
         if not line.strip():
             sys.stdout.flush()
