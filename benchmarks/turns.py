@@ -14,7 +14,7 @@ MARK = "@turns "
 
 
 def largest_memory() -> float:
-    """Returns the largest memory of this process so far, in MB.
+    """Returns the largest memory of this process so far, in MB, on Linux.
 
     `getrusage` would count that of the process which started it, too, as it was then.
     """
