@@ -1,5 +1,6 @@
 """A two-layer backbone of width 4 with a vocabulary of some twenty words, and the real checkpoint for what needs it."""
 
+import contextlib
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -45,12 +46,20 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: not {"checkpoint", "slow"} & {mark.name for mark in item.iter_markers()})
 
 
-@pytest.fixture
-def eager():
+@contextlib.contextmanager
+def running_eagerly():
     """Runs every `tf.function` eagerly: tracing a fit of the tiny model takes ten times as long as running it."""
     tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(False)
+
+
+@pytest.fixture
+def eager():
+    with running_eagerly():
+        yield
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import running_eagerly
 
 from bertbin_tf.cli import main
 from bertbin_tf.export import export_saved_model
@@ -41,11 +42,8 @@ def train_flags(tiny_preset, reviews_csv):
 @pytest.fixture(scope="module")
 def trained(train_flags, tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained") / "run"
-    tf.config.run_functions_eagerly(True)
-    try:
+    with running_eagerly():
         assert main([*train_flags, "--output-dir", str(folder)]) == 0
-    finally:
-        tf.config.run_functions_eagerly(False)
     return folder
 
 

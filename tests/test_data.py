@@ -302,9 +302,9 @@ def test_lengths_leave_the_least_padding(lengths, batch_size):
     padded_to = collections.Counter()
     for tokens, labels in batches:
         padded_to[tokens["padding_mask"].shape[1]] += len(labels)
-    # At most 8 lengths, and no more than the rows fill two batches each of.
-    assert len(padded_to) <= max(1, min(8, len(lengths) // (2 * batch_size)))
-    choices = itertools.combinations(sorted(set(lengths)), min(len(padded_to), len(set(lengths))))
+    num_allowed = max(1, min(8, len(lengths) // (2 * batch_size)))  # two batches of each
+    assert len(padded_to) <= num_allowed
+    choices = itertools.combinations(sorted(set(lengths)), min(num_allowed, len(set(lengths))))
     least = min(
         sum(min(end for end in ends if end >= length) for length in lengths)
         for ends in choices
