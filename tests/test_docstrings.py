@@ -5,6 +5,7 @@ import importlib
 import inspect
 import pkgutil
 import re
+import shutil
 import threading
 from pathlib import Path
 
@@ -46,6 +47,7 @@ def public_objects():
 def namespace(tiny_backbone, tiny_preprocessor, tiny_reviews, reviews_csv, tmp_path, monkeypatch, eager):
     """What an example may take for granted: the usual imports, a tiny compiled model and its data."""
     monkeypatch.chdir(tmp_path)
+    shutil.copy(reviews_csv, "reviews.csv")
     model = models.binary_classifier(tiny_backbone)
     model.compile(optimizers.LayerwiseAdamW(2e-5), "binary_crossentropy")
     tokens = data.tokenize(data.read(tiny_reviews), tiny_preprocessor)
