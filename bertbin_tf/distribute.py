@@ -1,8 +1,10 @@
-"""The `tf.distribute` strategy that fits this machine."""
+"""The `tf.distribute` strategy that fits this machine, and what several workers have to agree on."""
 
 import json
 import os
+from collections.abc import Sequence
 
+import keras
 import tensorflow as tf
 
 STRATEGIES = ("auto", "one_device", "mirrored", "tpu", "multi_worker")
@@ -49,6 +51,73 @@ def strategy(name: str = "auto") -> tf.distribute.Strategy:
     return tf.distribute.get_strategy()
 
 
+def model_class() -> type[keras.Model]:
+    """Returns the class that a model needs in the scope of the current strategy, for `fit` to train it."""
+    return WorkersModel if _is_multi_worker(tf.distribute.get_strategy()) else keras.Model
+
+
+def is_chief(name: str = "auto") -> bool:
+    """Returns whether this process writes files: of the workers of a cluster only one does.
+
+    Args:
+        name: As for `strategy`. Defaults to `"auto"`.
+
+    Example:
+    >>> is_chief()
+    True
+    """
+    if (_detect() if name == "auto" else name) != "multi_worker":
+        return True
+    config = json.loads(os.environ["TF_CONFIG"])
+    task = config.get("task", {})
+    return task.get("type") == "chief" or ("chief" not in config["cluster"] and int(task.get("index", 0)) == 0)
+
+
+def any_worker(devices: tf.distribute.Strategy, flags: Sequence[bool]) -> list[bool]:
+    """Returns which flags are true in one worker or more. On a cluster all workers have to call it, at the same step.
+
+    Args:
+        devices: The strategy.
+        flags: Bools of this process.
+
+    Example:
+    >>> any_worker(strategy(), [False, True])
+    [False, True]
+    """
+    if not _is_multi_worker(devices):
+        return list(flags)
+    ours = devices.experimental_distribute_values_from_function(lambda _: tf.constant([flags], tf.float32))
+    return [bool(value > 0) for value in devices.reduce("SUM", ours, axis=0)]
+
+
+@keras.saving.register_keras_serializable("bertbin_tf")
+class WorkersModel(keras.Model):
+    """A functional `keras.Model` that `fit` and `evaluate` run on a cluster of several workers.
+
+    Those of Keras 3.15 fail there, while they build the model on a symbolic batch, and again where they average
+    scalars over workers (keras-team/keras#20329, #20585). On anything else it is a `keras.Model`.
+
+    Example:
+    >>> with strategy().scope():
+    ...     model = WorkersModel(backbone.input, backbone.output["pooled_output"])
+    """
+
+    def _maybe_symbolic_build(self, *args, **kwargs):
+        if not _is_multi_worker(self.distribute_strategy):
+            super()._maybe_symbolic_build(*args, **kwargs)
+
+    def train_step(self, data):
+        return self._average_over_workers(super().train_step(data))
+
+    def test_step(self, data):
+        return self._average_over_workers(super().test_step(data))
+
+    def _average_over_workers(self, logs):
+        if not _is_multi_worker(self.distribute_strategy):
+            return logs
+        return tf.nest.map_structure(lambda value: tf.reshape(value, (1,)), logs)  # Keras averages them along an axis
+
+
 def _detect():
     # Colab and Cloud TPU VMs announce their TPU in the environment; asking a resolver without one takes minutes.
     if any(key in os.environ for key in ("TPU_NAME", "COLAB_TPU_ADDR", "TPU_WORKER_ID")):
@@ -58,14 +127,18 @@ def _detect():
     return "mirrored" if len(tf.config.list_logical_devices("GPU")) > 1 else "one_device"
 
 
+def _is_multi_worker(devices):
+    return isinstance(devices, tf.distribute.MultiWorkerMirroredStrategy)
+
+
 def _cluster():
     try:
-        workers = json.loads(os.environ.get("TF_CONFIG") or "{}").get("cluster", {}).get("worker", [])
-    except (ValueError, AttributeError) as error:
+        cluster = json.loads(os.environ.get("TF_CONFIG") or "{}").get("cluster", {})
+        return len(cluster.get("chief", [])) + len(cluster.get("worker", [])) > 1
+    except (ValueError, AttributeError, TypeError) as error:
         raise ValueError(
             f"TF_CONFIG is not a JSON object. Received: TF_CONFIG={os.environ['TF_CONFIG']}. Correct or unset it."
         ) from error
-    return len(workers) > 1
 
 
 def _mirrored_devices():

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 from sklearn.linear_model import LogisticRegression
 
-from bertbin_tf import assets
+from bertbin_tf import assets, distribute
 from bertbin_tf.initializers import LogOdds
 
 if keras.backend.backend() != "tensorflow":
@@ -84,7 +84,7 @@ def binary_classifier(
         name="logit",
     )(features)
     probability = keras.layers.Activation("sigmoid", dtype="float32", name="probability")(logit)
-    return keras.Model(backbone.input, probability, name=name)
+    return distribute.model_class()(backbone.input, probability, name=name)
 
 
 def fit_head(

@@ -12,7 +12,9 @@ from typing import NamedTuple
 
 import keras
 import numpy as np
+import tensorflow as tf
 
+from bertbin_tf.distribute import any_worker
 from bertbin_tf.recipe.backup_files import read_newest_backup, write_backup
 
 # How long a validation may go on after SIGTERM. Machines that are taken away grant some 30 s in all.
@@ -21,7 +23,10 @@ EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: try again
 
 
 class Preempted(SystemExit):
-    """The process was asked to end, by SIGTERM; what is on disk says where to go on. Its exit code is 75."""
+    """The process was asked to end, by SIGTERM, or lost another worker; what is on disk says where to go on.
+
+    Its exit code is 75.
+    """
 
     def __init__(self, message: str):
         super().__init__(EXIT_CODE)
@@ -67,6 +72,8 @@ class TrainingBackup(keras.callbacks.Callback):
         every: Float > 0, the seconds between two backups. Defaults to `600.0`.
         facts: Dict, ready for JSON, that must be the same when the training goes on, such as the SHA-256 of the data.
             Defaults to `None`.
+        is_chief: Bool, whether this process writes. Of the workers of a cluster one does, and all read what it wrote;
+            when to write, and when to end, they decide together. Defaults to `True`.
 
     Example:
     >>> backup = TrainingBackup("backup", callbacks=[], every=60.0)
@@ -83,6 +90,7 @@ class TrainingBackup(keras.callbacks.Callback):
         *,
         every: float = 600.0,
         facts: dict | None = None,
+        is_chief: bool = True,
     ):
         super().__init__()
         if not every > 0:
@@ -90,6 +98,7 @@ class TrainingBackup(keras.callbacks.Callback):
         self.folder = Path(folder)
         self.every = every
         self.facts = facts or {}
+        self.is_chief = is_chief
         self.carried = {}  # what the caller wants to find again, ready for JSON
         self._callbacks = list(callbacks)
         self._position = Position(0, 0)
@@ -158,16 +167,29 @@ class TrainingBackup(keras.callbacks.Callback):
             "metrics": [keras.ops.convert_to_numpy(variable) for variable in self.model.metrics_variables],
             "callbacks": [_state_of(callback) for callback in self._callbacks],
         }
-        write_backup(self.folder, "{:05d}-{:08d}".format(*self._position[:2]), state)
+        if self.is_chief:
+            write_backup(self.folder, "{:05d}-{:08d}".format(*self._position[:2]), state)
         self._written = time.monotonic()
 
     def remove(self) -> None:
         """Removes the backups."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        if self.is_chief:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Within it, SIGTERM ends the training with `Preempted`, after a backup if a batch was under way."""
+        """Within it, SIGTERM ends the training with `Preempted`, after a backup if a batch was under way.
+
+        So does another worker of the cluster that is lost, which is too late for a backup.
+        """
+        with self._listening_to_signals():
+            try:
+                yield
+            except tf.errors.UnavailableError as error:
+                raise Preempted(self._preempted_message("another worker was lost")) from error
+
+    @contextlib.contextmanager
+    def _listening_to_signals(self):
         if threading.current_thread() is not threading.main_thread():  # where Python allows no handlers
             yield
             return
@@ -201,9 +223,7 @@ class TrainingBackup(keras.callbacks.Callback):
         self._position = Position(self._position.epoch, self._first_batch + batch + 1)
         if batch + 1 == self.params["steps"]:
             return  # the epoch is not over: it is validated first
-        if self._asked_to_end or self._is_due():
-            self.write()
-        self._end_if_asked()
+        self._write_if_due()
 
     def on_test_batch_end(self, batch, logs=None):
         if self._asked_to_end and time.monotonic() - self._asked_to_end > GRACE:
@@ -214,24 +234,28 @@ class TrainingBackup(keras.callbacks.Callback):
         is_stopped = bool(self.model.stop_training)
         is_end = is_stopped or epoch + 1 == self.params["epochs"]
         self._position, self._first_batch = Position(epoch + 1, 0, is_stopped), 0
-        if is_end or self._asked_to_end or self._is_due():
-            self.write()
-        self._end_if_asked()
+        self._write_if_due(is_end)
 
     def on_train_end(self, logs=None):
         self._seconds, self._began_fit = self.fit_seconds, None
 
-    def _is_due(self):
-        return time.monotonic() - self._written >= self.every
+    def _write_if_due(self, is_end=False):
+        is_late = time.monotonic() - self._written >= self.every
+        asked, is_due = any_worker(self.model.distribute_strategy, [self._asked_to_end is not None, is_late])
+        if asked and not self._asked_to_end:
+            self._asked_to_end = time.monotonic()
+        if asked or is_due or is_end:
+            self.write()
+        self._end_if_asked()
 
     def _end_if_asked(self):
         if self._asked_to_end:
-            raise Preempted(self._preempted_message())
+            raise Preempted(self._preempted_message("asked to end"))
 
-    def _preempted_message(self):
+    def _preempted_message(self, reason):
         if not self.folder.is_dir():
-            return "asked to end before there was anything to keep"
-        return f"asked to end; what was done is in '{self.folder.parent}' and goes on from there with resume='auto'"
+            return f"{reason} before there was anything to keep"
+        return f"{reason}; what was done is in '{self.folder.parent}' and goes on from there with resume='auto'"
 
     def _variables(self):
         metrics = {id(variable) for variable in self.model.metrics_variables}
@@ -252,7 +276,12 @@ def _assign(variables, values, path):
 def _state_of(callback):
     if hasattr(callback, "get_state"):
         return callback.get_state()
-    return {name: value for name, value in vars(callback).items() if name != "params" and _is_plain(value)}
+    # Folders belong to the process; those of another worker of a cluster are other ones.
+    return {
+        name: value
+        for name, value in vars(callback).items()
+        if name != "params" and not name.endswith("dir") and _is_plain(value)
+    }
 
 
 def _give_back(callback, state):

@@ -93,11 +93,6 @@ def prepare(recipe: Recipe, strategy: str = "auto") -> Prepared:
 def _devices(recipe, strategy):
     # Before anything else: a cluster or a TPU must be set up before TensorFlow has run its first operation.
     devices = distribute.strategy(strategy)
-    if isinstance(devices, tf.distribute.MultiWorkerMirroredStrategy):
-        raise ValueError(
-            "`fit` of Keras 3.15 does not train on a cluster of several workers (keras-team/keras#20585). "
-            "Unset TF_CONFIG, or take strategy='one_device' or 'mirrored' on one of them."
-        )
     if recipe.batch_size % devices.num_replicas_in_sync:
         raise ValueError(
             f"`batch_size` must be a multiple of the number of devices, {devices.num_replicas_in_sync}, which share "

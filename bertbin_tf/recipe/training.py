@@ -4,12 +4,14 @@ import contextlib
 import dataclasses
 import math
 import os
+import tempfile
 import time
+from pathlib import Path
 
 import keras
 import numpy as np
 
-from bertbin_tf import data, evaluation
+from bertbin_tf import data, distribute, evaluation
 from bertbin_tf.callbacks import LearningRateScheduleCheck
 from bertbin_tf.models import fit_head
 from bertbin_tf.recipe.backup import Position, TrainingBackup
@@ -57,7 +59,8 @@ def train(
     Args:
         recipe: A `Recipe`.
         output_dir: Folder to write, which must not exist or be empty. Defaults to `None`: nothing is written.
-        strategy: String, see `distribute.strategy`. Defaults to `"auto"`.
+        strategy: String, see `distribute.strategy`. Defaults to `"auto"`. On a cluster every worker calls this with the
+            same arguments, `output_dir` is a folder that all can read, and the first one writes it.
         resume: `"auto"` takes an `output_dir` in which the same recipe was begun: if it was finished, that is
             returned; if it was cut off, it goes on from the last backup, to the same weights as if it had not been,
             bit for bit. Defaults to `"never"`.
@@ -67,7 +70,8 @@ def train(
 
     Raises:
         ValueError: If the data, the preset, the strategy or the folder cannot be used, or the loss is not finite.
-        Preempted: On SIGTERM. What was done so far is in a backup, if there is an `output_dir`.
+        Preempted: On SIGTERM, or if another worker of the cluster is lost. What was done so far is in a backup, if
+            there is an `output_dir`; on a cluster start all workers again.
 
     Example:
     >>> history = train(Recipe("reviews.csv", epochs=1), "runs/reviews", verbose=0)
@@ -78,7 +82,12 @@ def train(
         raise ValueError(f"`resume` must be 'never' or 'auto'. Received: resume={resume!r}")
     if resume == "auto" and (history := load_history(output_dir, recipe)):
         return history
-    with output_folder(output_dir, recipe, resume), contextlib.ExitStack() as listening:
+    with contextlib.ExitStack() as stack:
+        backups = None if output_dir is None else backup_folder(output_dir)
+        is_chief = distribute.is_chief(strategy)
+        if not is_chief:  # it does all that the chief does, with what it writes in a folder that it throws away
+            output_dir = output_dir and Path(stack.enter_context(tempfile.TemporaryDirectory()), "run")
+        stack.enter_context(output_folder(output_dir, recipe, resume))
         made = prepare(recipe, strategy)
         # A bar where Keras shows bars; a line for each of these passes would say too much.
         bar = verbose if verbose in ("auto", 1) else 0
@@ -89,8 +98,8 @@ def train(
         backup = None
         if output_dir is not None:
             facts = {"train": data_facts(made.train_data), "validation": data_facts(made.validation_data)}
-            backup = TrainingBackup(backup_folder(output_dir), callbacks, every=backup_every, facts=facts)
-            listening.enter_context(backup.listening())
+            backup = TrainingBackup(backups, callbacks, every=backup_every, facts=facts, is_chief=is_chief)
+            stack.enter_context(backup.listening())
             begin_curves(curves_folder(output_dir), recipe)
         first_loss = _begin(made, recipe, backup, bar)
         history = _fit(made, recipe, callbacks, backup, verbose)
@@ -186,7 +195,7 @@ def _fit(made, recipe, callbacks, backup, verbose):
 def _log_loss(made, verbose):
     """Returns the plain cross-entropy on some training rows, whatever loss the model is trained with."""
     with made.devices.scope():
-        model = keras.Model(made.model.input, made.model.output)
+        model = distribute.model_class()(made.model.input, made.model.output)
         model.compile(loss="binary_crossentropy")
     return model.evaluate(made.batches_from(0).take(16), verbose=verbose, return_dict=True)["loss"]
 
