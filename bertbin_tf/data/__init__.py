@@ -75,8 +75,9 @@ def read(
         raise ValueError(f'`on_bad_rows` must be "error" or "drop". Received: on_bad_rows={on_bad_rows!r}')
     table = load_table(source)
     texts, labels = table.load(*find_columns(table, text, label))
-    rows = check_rows(table, texts, labels, positive=positive, on_bad_rows=on_bad_rows)
-    return tf.data.Dataset.from_tensor_slices(rows)
+    texts, labels = check_rows(table, texts, labels, positive=positive, on_bad_rows=on_bad_rows)
+    # A list given to `from_tensor_slices` would first become an array in which each text has the room of the longest.
+    return tf.data.Dataset.from_tensor_slices((tf.constant(texts), labels))
 
 
 def read_texts(source, *, text: str | None = None) -> list[str]:

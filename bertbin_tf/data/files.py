@@ -1,7 +1,11 @@
 """Rows from CSV, TSV, JSON Lines and Parquet files."""
 
+import array
+import codecs
+import contextlib
 import csv
-import io
+import functools
+import itertools
 import json
 import re
 from pathlib import Path
@@ -35,19 +39,32 @@ def read_file(path: Path) -> str:
         FileNotFoundError: If there is no such file.
         ValueError: If it is a folder, empty, or not UTF-8.
     """
+    _check_is_text(path)
+    return path.read_bytes().decode("utf-8-sig")
+
+
+def _check_is_text(path):
+    """Reads all of a file, a piece at a time, for what is wrong to be known before a row of it is."""
     _check_is_file(path)
-    content = path.read_bytes()
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise ValueError(
-            f"{path} is not UTF-8: byte 0x{content[error.start]:02x} in line {line} (byte {error.start} of the file). "
-            "Save it as UTF-8 and try again."
-        ) from None
-    if not text.strip():
+    decoder = codecs.getincrementaldecoder("utf-8-sig")()
+    num_bytes, num_lines, is_blank, piece = 0, 0, True, None
+    with path.open("rb") as file:
+        while piece != b"":
+            piece = file.read(1 << 20)
+            try:
+                text = decoder.decode(piece, final=not piece)
+            except UnicodeDecodeError as error:
+                # What the decoder had kept of the piece before is no whole character, and so holds no end of a line.
+                start = num_bytes + len(piece) - len(error.object) + error.start
+                line = num_lines + error.object.count(b"\n", 0, error.start) + 1
+                raise ValueError(
+                    f"{path} is not UTF-8: byte 0x{error.object[error.start]:02x} in line {line} (byte {start} of the "
+                    "file). Save it as UTF-8 and try again."
+                ) from None
+            num_bytes, num_lines = num_bytes + len(piece), num_lines + piece.count(b"\n")
+            is_blank = is_blank and not text.strip()
+    if is_blank:
         raise ValueError(f"{path} is empty.")
-    return text
 
 
 def _check_is_file(path):
@@ -58,54 +75,65 @@ def _check_is_file(path):
 
 
 def _load_delimited(path):
-    """Reads CSV or TSV with the standard library, the only reader that knows the line of each row."""
-    text = read_file(path)
-    rows, lines = _parse_plain_tsv(text) if path.suffix.lower() == ".tsv" else _parse_quoted(path, text, ",")
-    if len({len(row) for row in rows}) > 1 and path.suffix.lower() == ".tsv":
-        # Cells of several lines, or with tabs in them: only quotes hold those together.
-        rows, lines = _parse_quoted(path, text, "\t")
-    names, rows, lines = rows[0], rows[1:], lines[1:]
+    """Reads CSV or TSV with the standard library, the only reader that knows the line of each row; row by row, so that
+    only the columns that are asked for are ever in memory."""
+    _check_is_text(path)
+    read_rows = functools.partial(_quoted_rows, path, ",")
+    if path.suffix.lower() == ".tsv":
+        read_rows = functools.partial(_plain_rows, path)
+        if len({len(row) for row, _ in read_rows()}) > 1:
+            # Cells of several lines, or with tabs in them: only quotes hold those together.
+            read_rows = functools.partial(_quoted_rows, path, "\t")
+    with contextlib.closing(read_rows()) as rows:
+        names, _ = next(rows)
     if len(set(names)) < len(names):
         raise ValueError(f"{path} has two columns of the same name: {', '.join(names)}.")
-    for row, line in zip(rows, lines, strict=True):
-        if len(row) != len(names):
+    lines = array.array("q")
+
+    def load(*wanted):
+        del lines[:]
+        indices, columns = [names.index(name) for name in wanted], [[] for _ in wanted]
+        for row, line in itertools.islice(read_rows(), 1, None):
+            if len(row) != len(names):
+                raise ValueError(
+                    f"{path} has {len(row)} cells in line {line}, and {len(names)} in its header ({', '.join(names)}). "
+                    "Quote the cells that hold the delimiter."
+                )
+            lines.append(line)
+            for index, column in zip(indices, columns, strict=True):
+                column.append(row[index])
+        return columns
+
+    return Table(str(path), names, load, lines=lines, empty_is_missing=True)
+
+
+def _quoted_rows(path, delimiter):
+    """Yields each row, and the line that it begins in."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader, line = csv.reader(file, delimiter=delimiter, strict=True), 1
+        limit = csv.field_size_limit(2**31 - 1)  # the default refuses a long text
+        try:
+            for row in reader:
+                if row:  # not a blank line
+                    yield row, line
+                line = reader.line_num + 1
+        except csv.Error as error:
             raise ValueError(
-                f"{path} has {len(row)} cells in line {line}, and {len(names)} in its header ({', '.join(names)}). "
-                "Quote the cells that hold the delimiter."
-            )
-    columns = {name: [row[index] for row in rows] for index, name in enumerate(names)}
-    return Table.from_columns(str(path), columns, lines=lines, empty_is_missing=True)
+                f"{path} cannot be read as {path.suffix[1:].upper()}: {error}, in the row that begins at line {line}. "
+                'A cell that holds quotes must be quoted itself, with each quote doubled: "a ""great"" film".'
+            ) from None
+        finally:
+            csv.field_size_limit(limit)
 
 
-def _parse_quoted(path, text, delimiter):
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    rows, lines, line = [], [], 1
-    limit = csv.field_size_limit(2**31 - 1)  # the default refuses a long text
-    try:
-        for row in reader:
-            if row:  # not a blank line
-                rows.append(row)
-                lines.append(line)
-            line = reader.line_num + 1
-    except csv.Error as error:
-        raise ValueError(
-            f"{path} cannot be read as {path.suffix[1:].upper()}: {error}, in the row that begins at line {line}. "
-            'A cell that holds quotes must be quoted itself, with each quote doubled: "a ""great"" film".'
-        ) from None
-    finally:
-        csv.field_size_limit(limit)
-    return rows, lines
-
-
-def _parse_plain_tsv(text):
+def _plain_rows(path):
     """Takes each line for a row and a quote for a character: GLUE's files quote nothing, and between two stray quotes a
     CSV reader would swallow rows. A cell that is quoted all the same, as pandas does, is unquoted."""
-    lines = [(number, line) for number, line in enumerate(re.split(r"\r\n|\n|\r", text), start=1) if line]
-    rows = [
-        [cell[1:-1].replace('""', '"') if _QUOTED.fullmatch(cell) else cell for cell in line.split("\t")]
-        for _, line in lines
-    ]
-    return rows, [number for number, _ in lines]
+    with path.open(encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, start=1):
+            if line := line.removesuffix("\n"):
+                cells = line.split("\t")
+                yield [cell[1:-1].replace('""', '"') if _QUOTED.fullmatch(cell) else cell for cell in cells], number
 
 
 def _load_jsonl(path):

@@ -1,6 +1,7 @@
 """From a `Table` to rows that can be trained on: one text, one label of 0 or 1, and a clear error for the rest."""
 
 import numbers
+import sys
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -54,7 +55,7 @@ def check_rows(
     if not texts:
         raise ValueError(f"{table.name} has no rows.")
     missing = [row for row in range(len(texts)) if _is_missing_text(table, texts[row]) or _is_missing(labels[row])]
-    rows = list(range(len(texts)))
+    rows: Sequence[int] = range(len(texts))
     if missing:
         where = f"{table.name} with a missing text or label: {table.name_rows(missing)}"
         if on_bad_rows == "error":
@@ -107,7 +108,7 @@ def _is_missing_text(table, value):
 
 
 def _encode_texts(table, rows, texts):
-    encoded = []
+    """Returns the texts of some rows as UTF-8, in the list that they are in: of millions there is no room for two."""
     for row in rows:
         text = texts[row]
         if not isinstance(text, str | bytes):
@@ -115,24 +116,25 @@ def _encode_texts(table, rows, texts):
                 f"All texts of {table.name} must be strings. Received: {describe(text)} in {table.name_rows([row])}"
             )
         try:
-            encoded.append(text.encode("utf-8") if isinstance(text, str) else text)
+            texts[row] = text.encode("utf-8") if isinstance(text, str) else text
         except UnicodeEncodeError as error:
             raise ValueError(
                 f"{table.name} has half a character (a lone surrogate, {text[error.start]!r}) in "
                 f"{table.name_rows([row])}. Whatever wrote it cut an emoji in two; repair or leave out that text."
             ) from None
-    return encoded
+    return texts if len(rows) == len(texts) else [texts[row] for row in rows]
 
 
 def _to_binary(table, rows, labels, positive):
-    names = [_label_name(labels[row]) for row in rows]
+    # Interned: a label's name is a string, and there may be millions of labels.
+    names = [sys.intern(_label_name(labels[row])) for row in rows]
     values = Counter(names)
-    words = [row for row in rows if isinstance(labels[row], str | bytes)]
-    if words and len(words) < len(rows):
-        other = next(row for row in rows if not isinstance(labels[row], str | bytes))
+    word = next((row for row in rows if isinstance(labels[row], str | bytes)), None)
+    other = next((row for row in rows if not isinstance(labels[row], str | bytes)), None)
+    if word is not None and other is not None:
         raise ValueError(
-            f"The labels of {table.name} must all be strings or all be numbers. Received: {describe(labels[words[0]])} "
-            f"in {table.name_rows(words[:1])} and {describe(labels[other])} in {table.name_rows([other])}"
+            f"The labels of {table.name} must all be strings or all be numbers. Received: {describe(labels[word])} in "
+            f"{table.name_rows([word])} and {describe(labels[other])} in {table.name_rows([other])}"
         )
     if positive is not None:
         positive = _label_name(positive)
@@ -142,7 +144,7 @@ def _to_binary(table, rows, labels, positive):
             return np.array([name == positive for name in names], np.int32)
     elif set(values) <= set(_BINARY):
         return np.array([_BINARY[name] for name in names], np.int32)
-    elif len(values) == 2 and all(isinstance(labels[row], str | bytes) for row in rows):
+    elif len(values) == 2 and other is None:
         raise ValueError(
             f"Which label of {table.name} is the positive one? Say so with `positive=`. Its labels: {_listed(values)}."
         )
@@ -181,8 +183,8 @@ def _warn_about_texts(table, rows: Sequence[int], texts, labels):
         )
     seen = {}
     for text, label in zip(texts, labels.tolist(), strict=True):
-        seen.setdefault(text, set()).add(label)
-    contradicting = [text for text, found in seen.items() if len(found) == 2]
+        seen[text] = seen.get(text, 0) | (1, 2)[label]  # a set of labels, as bits
+    contradicting = [text for text, found in seen.items() if found == 3]
     if contradicting:
         example = contradicting[0].decode("utf-8", errors="replace")
         warnings.warn(

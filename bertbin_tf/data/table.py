@@ -12,14 +12,15 @@ class Table:
         name: String, what an error message calls the source.
         columns: List of the columns' names.
         load: Function from columns' names to their values, a list for each. A call reads the source once.
-        lines: List with the line of each row, as an editor counts, if the source is a text file.
+        lines: Sequence with the line of each row, as an editor counts, if the source is a text file. It is known
+            once `load` was called.
         empty_is_missing: Whether the source cannot tell an empty string from a missing value.
     """
 
     name: str
     columns: list[str]
     load: Callable[..., list[list]]
-    lines: list[int] | None = None
+    lines: Sequence[int] | None = None
     empty_is_missing: bool = False
 
     def name_rows(self, rows: Sequence[int]) -> str:

@@ -96,7 +96,7 @@ def train(
         first_step = FirstStep(started)
         callbacks.append(first_step)
         backup = None
-        if output_dir is not None:
+        if output_dir is not None and backups is not None:  # both or none
             facts = {"train": data_facts(made.train_data), "validation": data_facts(made.validation_data)}
             backup = TrainingBackup(backups, callbacks, every=backup_every, facts=facts, is_chief=is_chief)
             stack.enter_context(backup.listening())
