@@ -6,10 +6,10 @@ The story of one batch, module by module:
 * `datasets` registers the default data with TensorFlow Datasets: `import bertbin_tf.datasets`, then
   `tfds.load("vader/movies")`.
 * `data` reads `(text, label)` rows from anywhere, splits them, tokenizes them, batches them by length.
+* `distribute` picks the devices, `memory` keeps what a step frees for the next.
 * `initializers` and `models` put a keras-nlp backbone under a sigmoid head that starts at the base rate.
 * `optimizers` steps every layer at its own rate; `metrics` and `callbacks` watch and adjust.
-* `distribute` picks the devices, `memory` keeps what a step frees for the next; `recipe` runs the whole thing from one
-  small, saved description.
+* `recipe` runs the whole thing from one small, saved description.
 * `evaluation` says how good the probabilities are; `export` hands text-in, probability-out to TF Serving.
 * `serving` answers over HTTP where there is no TF Serving, and asks either.
 * `doctor` says why somebody's model does not train; `report` makes a page of a run, or of several.

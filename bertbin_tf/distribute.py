@@ -90,6 +90,44 @@ def any_worker(devices: tf.distribute.Strategy, flags: Sequence[bool]) -> list[b
     return [bool(value > 0) for value in devices.reduce("SUM", ours, axis=0)]
 
 
+def check_replicas(compiled: object, *names: str) -> None:
+    """Checks that Keras can train on the replicas of the current strategy with some settings of a model or optimizer.
+
+    What Keras 3.15 fails at on several GPUs or workers, with any optimizer and a message from deep inside, is refused
+    with one that says what to take instead.
+
+    Args:
+        compiled: The model or the optimizer.
+        names: Of its attributes: of an optimizer `"gradient_accumulation_steps"` and `"ema_overwrite_frequency"`, of a
+            model `"jit_compile"` and `"steps_per_execution"`.
+
+    Raises:
+        ValueError: If one of them is set.
+
+    Example:
+    >>> with strategy().scope():
+    ...     check_replicas(model, "jit_compile", "steps_per_execution")
+    """
+    devices = tf.distribute.get_strategy()
+    is_mirrored = isinstance(devices, tf.distribute.MirroredStrategy) or _is_multi_worker(devices)
+    for name in names:
+        value = getattr(compiled, name)
+        is_set = value is True or (value or 1) > 1
+        if is_set and is_mirrored and devices.num_replicas_in_sync > 1:
+            raise ValueError(
+                f"Keras 3.15 does not train on several replicas with `{name}`. Received: {name}={value}, on "
+                f"{devices.num_replicas_in_sync} replicas. {_INSTEAD[name]}"
+            )
+
+
+_INSTEAD = {
+    "gradient_accumulation_steps": "Leave it out: each replica takes a part of the batch, which is an accumulation.",
+    "ema_overwrite_frequency": "Leave it out: `use_ema=True` alone puts the averages in place when `fit` ends.",
+    "jit_compile": "Compile with jit_compile=False or 'auto'.",
+    "steps_per_execution": "Compile with steps_per_execution=1.",
+}
+
+
 @keras.saving.register_keras_serializable("bertbin_tf")
 class WorkersModel(keras.Model):
     """A functional `keras.Model` that `fit` and `evaluate` run on a cluster of several workers.

@@ -163,6 +163,32 @@ def run_on_two_workers(code, *arguments):
     return [process.returncode for process in processes], errors[0]
 
 
+REFUSE = """
+import keras
+from bertbin_tf.callbacks import LayerwiseLearningRateController
+from bertbin_tf.distribute import strategy
+from bertbin_tf.optimizers import LayerwiseAdamW
+
+def error_of(optimizer=None, **compiled):
+    with strategy("mirrored").scope():
+        model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1, activation="sigmoid")])
+        model.compile(LayerwiseAdamW(1e-3, **optimizer or {}), "binary_crossentropy", **compiled)
+    data = tf.data.Dataset.from_tensor_slices((np.ones((8, 4)), np.arange(8) % 2)).batch(4)
+    try:
+        model.fit(data, callbacks=[LayerwiseLearningRateController()], verbose=0)
+    except ValueError as error:
+        return str(error)
+
+print(json.dumps([
+    error_of(),
+    error_of({"gradient_accumulation_steps": 2}),
+    error_of({"use_ema": True, "ema_overwrite_frequency": 2}),
+    error_of(jit_compile=True),
+    error_of(steps_per_execution=2),
+]))
+"""
+
+
 def run_on_two_devices(code, *arguments):
     environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
     command = [sys.executable, "-c", SPLIT_CPU + code, *arguments]
@@ -183,6 +209,15 @@ def test_two_devices_train_as_one_does(request):
     assert result["lines"][0] == result["lines"][1] != []
     assert result["loss"][0] == pytest.approx(result["loss"][1], abs=1e-5)
     assert result["logit_mean"][0] == pytest.approx(result["logit_mean"][1], abs=1e-5)
+
+
+@pytest.mark.slow
+def test_what_keras_fails_at_on_several_replicas_is_refused_with_what_to_do():
+    fine, *refused = run_on_two_devices(REFUSE)
+    assert fine is None
+    named = ("gradient_accumulation_steps=2", "ema_overwrite_frequency=2", "jit_compile=True", "steps_per_execution=2")
+    for message, setting in zip(refused, named, strict=True):
+        assert f"Received: {setting}, on 2 replicas" in message
 
 
 @pytest.mark.slow

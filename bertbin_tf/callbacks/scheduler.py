@@ -2,6 +2,7 @@
 
 import keras
 
+from bertbin_tf.distribute import check_replicas
 from bertbin_tf.optimizers import LayerwiseAdamW, distance_from_head
 
 
@@ -9,7 +10,7 @@ def layerwise_optimizer(model: keras.Model) -> LayerwiseAdamW:
     """Returns the `LayerwiseAdamW` that a model was compiled with, built: a callback needs it before the first step.
 
     Raises:
-        ValueError: If it was compiled with another optimizer.
+        ValueError: If it was compiled with another optimizer, or as Keras cannot train it on several replicas.
     """
     # Under `mixed_float16` Keras wraps the optimizer to scale the loss.
     optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
@@ -19,6 +20,7 @@ def layerwise_optimizer(model: keras.Model) -> LayerwiseAdamW:
             f"Received: optimizer={optimizer.name}"
         )
     with model.distribute_strategy.scope():
+        check_replicas(model, "jit_compile", "steps_per_execution")
         model.optimizer.build(model.trainable_variables)
     return optimizer
 

@@ -5,6 +5,7 @@ from functools import partial
 import keras
 import tensorflow as tf
 
+from bertbin_tf.distribute import check_replicas
 from bertbin_tf.optimizers.layers import layers_of
 from bertbin_tf.optimizers.statistics import MIN_WEIGHT_RMS, LayerStatistics
 
@@ -83,6 +84,7 @@ class LayerwiseAdamW(keras.optimizers.AdamW):
     def build(self, variables):
         if self.built:
             return
+        check_replicas(self, "gradient_accumulation_steps", "ema_overwrite_frequency")
         super().build(variables)
         bounds = self.max_relative_step if isinstance(self.max_relative_step, dict) else {}
         mentioned = self._initial_multipliers | bounds
