@@ -1,5 +1,6 @@
 """A keras-nlp backbone under a sigmoid head: tokens in, one probability out."""
 
+import functools
 import json
 import os
 import unicodedata
@@ -116,21 +117,52 @@ def fit_head(
         `LogisticRegression`, whose default penalty it is, with one constant in all.
     """
     logit = model.get_layer("logit")
-    encode_features = keras.Model(model.input, logit.input)
-    features, labels = [], []
-    for tokens, batch_labels in batches:
-        features.append(keras.ops.convert_to_numpy(encode_features(tokens, training=False)).astype("float32"))
-        labels.extend(np.ravel(keras.ops.convert_to_numpy(batch_labels)))
-        if len(labels) >= num_rows:
-            break
+    features, labels = _run_once(keras.Model(model.input, logit.input), batches, num_rows)
     if len(set(labels)) < 2:
         raise ValueError(
             f"The head cannot be fitted to one class. The first {len(labels)} rows all have the label {labels[0]}: "
             'shuffle them, take more rows, or start at the base rate (head_init="base_rate").'
         )
     regression = LogisticRegression(class_weight=class_weight, max_iter=1000)
-    regression.fit(np.concatenate(features), labels)
+    regression.fit(features, labels)
     logit.set_weights([regression.coef_.T, regression.intercept_])
+
+
+def cache_features(model: keras.Model, batches: tf.data.Dataset) -> tuple[keras.Model, np.ndarray, np.ndarray]:
+    """Runs the encoder once over all rows, and returns what is left to train where it is frozen.
+
+    A frozen encoder gives the same features in each epoch, and nearly all of the time goes there. The head that is
+    returned consists of the model's own layers behind the encoder: when it is trained, so is the model. Unlike in `fit`
+    of the whole model the encoder's own dropout is off.
+
+    Args:
+        model: As `binary_classifier` returns it. Whether its encoder is `trainable` does not matter here.
+        batches: `tf.data.Dataset` of `(tokens, labels)`; one epoch, which must end.
+
+    Returns:
+        Tuple of the head, a `keras.Model` from features to a probability, to be compiled; the features, a float32 array
+        of shape `(rows, dim)`; and the labels, an int array of shape `(rows,)`.
+
+    Example:
+    >>> head, features, labels = cache_features(model, batches)
+    >>> head.compile("adam", "binary_crossentropy")
+    >>> history = head.fit(features, labels, epochs=20, verbose=0)
+    """
+    features = model.get_layer("classifier_dropout").input
+    head = keras.Model(features, model.output, name="head")
+    return head, *_run_once(keras.Model(model.input, features), batches)
+
+
+def _run_once(encoder, batches, num_rows=float("inf")):
+    """Returns an encoder's features of so many rows, or some more, and their labels."""
+    encode = tf.function(functools.partial(encoder, training=False), reduce_retracing=True)
+    features, labels = [], []
+    for tokens, batch_labels in batches:
+        features.append(keras.ops.convert_to_numpy(encode(tokens)).astype("float32"))
+        labels.extend(np.ravel(keras.ops.convert_to_numpy(batch_labels)))
+        if len(labels) >= num_rows:
+            break
+    return np.concatenate(features), np.array(labels)
 
 
 def load_backbone(preset: str = "minilm", **kwargs) -> keras.Model:

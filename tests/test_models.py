@@ -5,7 +5,14 @@ import pytest
 import tensorflow as tf
 from conftest import VOCABULARY, build_tiny_backbone
 
-from bertbin_tf.models import POOLINGS, binary_classifier, load_backbone, load_preprocessor, save_preprocessor
+from bertbin_tf.models import (
+    POOLINGS,
+    binary_classifier,
+    cache_features,
+    load_backbone,
+    load_preprocessor,
+    save_preprocessor,
+)
 
 TINY = dict(vocabulary_size=20, num_layers=2, num_heads=2, hidden_dim=4, intermediate_dim=8, max_sequence_length=16)
 
@@ -81,6 +88,25 @@ def test_first_loss_of_fit_is_the_entropy_of_the_labels(tiny_backbone):
     model.compile(keras.optimizers.SGD(0.0), "binary_crossentropy", run_eagerly=True)
     loss = model.fit(tokens(rows=32), labels, verbose=0).history["loss"][0]
     np.testing.assert_allclose(loss, entropy(0.25), rtol=1e-5)
+
+
+@pytest.mark.parametrize("hidden_dim", [None, 3])
+def test_head_trained_on_cached_features_is_that_of_the_model(tiny_backbone, hidden_dim):
+    ids = np.random.default_rng(0).integers(1, len(VOCABULARY), (24, 6)).astype("int32")
+    tokens, labels = {"token_ids": ids, "segment_ids": ids * 0, "padding_mask": ids * 0 + 1}, (ids[:, 1] > 9) * 1
+    model = binary_classifier(tiny_backbone, hidden_dim=hidden_dim)
+    encoder = tiny_backbone.get_weights()
+    head, features, found = cache_features(model, tf.data.Dataset.from_tensor_slices((tokens, labels)).batch(7))
+    np.testing.assert_array_equal(found, labels)
+    assert features.dtype == "float32" and len(features) == 24
+    head.compile(keras.optimizers.Adam(0.1), "binary_crossentropy")
+    losses = head.fit(features, labels, epochs=10, verbose=0).history["loss"]
+    assert losses[-1] < losses[0]
+    answers = model.predict(tokens, verbose=0)
+    assert answers.std() > 1e-3  # the untouched model gives all texts one
+    np.testing.assert_allclose(head.predict(features, verbose=0), answers, atol=1e-6)
+    for now, before in zip(tiny_backbone.get_weights(), encoder, strict=True):
+        np.testing.assert_array_equal(now, before)
 
 
 def test_backbone_without_the_wanted_output_is_an_error(tiny_backbone):
