@@ -675,7 +675,7 @@ def watched(action, rows=None, **fault):
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("fault", [dict(rate=0.0), dict(rate=1e-9), dict(activation="softmax"), dict(rate=np.nan)])
-def test_doctor_speaks_once_and_training_goes_on(fault, eager, monkeypatch, capsys):
+def test_doctor_speaks_once_and_training_goes_on(fault, monkeypatch, capsys):
     monkeypatch.setattr("bertbin_tf.doctor.steps.HEALTHY_STEP", 6.0)
     model, data = bag_of_words(**fault)
     doctor = DoctorCallback(data, budget=1e-3)
@@ -686,7 +686,7 @@ def test_doctor_speaks_once_and_training_goes_on(fault, eager, monkeypatch, caps
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_doctor_that_only_tells_changes_nothing(eager, monkeypatch):
+def test_doctor_that_only_tells_changes_nothing(monkeypatch):
     monkeypatch.setattr("bertbin_tf.doctor.steps.HEALTHY_STEP", 6.0)
     trained = []
     for callbacks in (lambda data: [], lambda data: [DoctorCallback(data, budget=1e-3, verbose=0)]):
@@ -697,7 +697,7 @@ def test_doctor_that_only_tells_changes_nothing(eager, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_doctor_stops_with_the_weights_of_the_start(eager, monkeypatch):
+def test_doctor_stops_with_the_weights_of_the_start(monkeypatch):
     monkeypatch.setattr("bertbin_tf.doctor.steps.HEALTHY_STEP", 6.0)
     doctor, model, start, accuracies = watched("stop", rate=1e-9)
     assert doctor.diagnosis.cause == "learning-rate-too-low" and len(accuracies) < 3
@@ -719,7 +719,7 @@ def test_doctor_stops_where_the_data_must_be_mended(eager):
     assert doctor.treated is None and len(accuracies) < 3
 
 
-def test_doctor_is_silent_where_the_model_trains(eager, capsys):
+def test_doctor_is_silent_where_the_model_trains(capsys):
     model, data = bag_of_words()
     doctor = DoctorCallback(data)
     model.fit(data.repeat(2), epochs=3, callbacks=[doctor], verbose=0)
