@@ -41,16 +41,22 @@ strategy = distribute.strategy("auto")  # one device, several GPUs, or a TPU; be
 # ## Text to batches
 #
 # Film reviews with the mean opinion of twenty people; label 1 where it is positive. `read` would take a CSV file, a
-# DataFrame or any TensorFlow dataset as well. Batches hold texts of similar length, so that little is padded.
+# DataFrame or any TensorFlow dataset as well. Batches hold texts of similar length, so that little is padded. Only
+# reviews of less than 80 characters are taken here, because short texts make short steps.
+
 
 # %%
-train_data = data.read("vader/movies:train[:30%]")
-test_data = data.read("vader/movies:test[:30%]")
+def is_short(text, label):
+    return tf.strings.length(text) < 80
+
+
+train_data = data.read("vader/movies:train").filter(is_short).take(960)
+test_data = data.read("vader/movies:test").filter(is_short).take(400)
 base_rate = data.base_rate(train_data)
 entropy = -base_rate * np.log(base_rate) - (1 - base_rate) * np.log(1 - base_rate)
 
 preprocessor = load_preprocessor("minilm", sequence_length=64)
-batches = data.batch_by_length(data.tokenize(train_data, preprocessor), batch_size=32, shuffle_seed=0)
+batches = data.batch_by_length(data.tokenize(train_data, preprocessor), batch_size=16, shuffle_seed=0)
 test_batches = data.batch_by_length(data.tokenize(test_data, preprocessor), batch_size=64)
 
 for text, label in train_data.take(3):
