@@ -166,6 +166,6 @@ assert gradient_of_wrong_answers > 0.99, "the saturated sigmoid lost its gradien
 spread = {name: result[3] for name, result in results.items()}
 trained = ("as recommended", "bias at 5", "Keras' head", "hidden layer")
 assert all(auc[name] > 0.65 and spread[name] > 0.05 for name in trained), "a usual explanation made a difference"
-assert auc["1e-3 everywhere"] < 0.65 and spread["1e-3 everywhere"] < 0.1, "a rate of 1e-3 did not destroy it"
+assert spread["1e-3 everywhere"] < 0.01, "a rate of 1e-3 did not destroy it"  # and of one answer the AUC is chance
 assert first_losses["zero"] > 1.5 * first_losses["prior"], "the prior did not lower the first loss"
 print("Holds:", {name: round(float(value), 3) for name, value in auc.items()})
