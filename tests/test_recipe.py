@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+import shutil
 import subprocess
 import sys
 
@@ -12,15 +13,27 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
+from conftest import running_eagerly
 
 from bertbin_tf import data, evaluation
 from bertbin_tf.optimizers import LayerwiseAdamW
 from bertbin_tf.recipe import Recipe, load_run, plan, prepare, train
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def recipe(tiny_preset, reviews_csv):
-    return Recipe(str(reviews_csv), preset=tiny_preset, sequence_length=16, epochs=2, learning_rate=1e-2)
+    """Two steps in each of two epochs."""
+    fields = {"preset": tiny_preset, "sequence_length": 16, "batch_size": 54, "learning_rate": 1e-2, "epochs": 2}
+    return Recipe(str(reviews_csv), **fields)
+
+
+@pytest.fixture(scope="module")
+def trained(recipe, tmp_path_factory):
+    """The folder of a run of that recipe; not to be changed."""
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    with running_eagerly():
+        train(recipe, folder, verbose=0)
+    return folder
 
 
 def test_json_round_trips_and_stays_small(tmp_path):
@@ -138,9 +151,8 @@ def test_plateau_halves_the_rate_and_training_goes_on(recipe, eager):
     np.testing.assert_allclose(rates, [1e-30, 1e-30, 5e-31], rtol=1e-3)
 
 
-def test_few_validation_rows_are_not_calibrated_on(recipe, reviews_csv, tmp_path, eager):
-    train(recipe, tmp_path / "few", verbose=0)
-    assert load_run(tmp_path / "few").temperature == 1.0
+def test_few_validation_rows_are_not_calibrated_on(recipe, trained, reviews_csv, tmp_path, eager):
+    assert load_run(trained).temperature == 1.0
     many = dataclasses.replace(recipe, validation_data=str(reviews_csv), epochs=1)
     train(many, tmp_path / "many", verbose=0)
     assert 0.2 <= load_run(tmp_path / "many").temperature <= 5.0
@@ -207,9 +219,8 @@ def test_run_holds_all_that_is_needed_to_use_it_again(recipe, reviews_csv, tmp_p
     assert again.accuracy == pytest.approx(run.validation.accuracy)
 
 
-def test_predictions_come_in_the_order_of_the_texts(recipe, tmp_path, eager):
-    train(recipe, tmp_path / "run", verbose=0)
-    run = load_run(tmp_path / "run")
+def test_predictions_come_in_the_order_of_the_texts(trained, eager):
+    run = load_run(trained)
     texts = ["a very very very great film !", "bad", "", "naïve \ud800 \x00 film", "word " * 500]
     np.testing.assert_allclose(run.predict(texts), [run.predict([text])[0] for text in texts], atol=1e-6)
     assert run.predict([]).shape == (0,)
@@ -275,8 +286,8 @@ def test_folder_that_is_no_run_says_what_is_missing(tmp_path):
         load_run(tmp_path)
 
 
-def test_damaged_run_is_an_error(recipe, tmp_path, eager):
-    train(recipe, tmp_path / "run", verbose=0)
+def test_damaged_run_is_an_error(trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "run")
     (tmp_path / "run" / "model.keras").write_bytes(b"torn")
     with pytest.raises(ValueError, match="damaged"):
         load_run(tmp_path / "run")

@@ -177,7 +177,7 @@ def test_rows_of_one_class_are_no_error(run_dir):
 
 
 def test_run_without_controller_has_a_page_without_layers(tiny_preset, reviews_csv, tmp_path, eager):
-    recipe = Recipe(str(reviews_csv), preset=tiny_preset, epochs=1, batch_size=8, optimizer="adam", sequence_length=16)
+    recipe = Recipe(str(reviews_csv), preset=tiny_preset, epochs=1, batch_size=54, optimizer="adam", sequence_length=16)
     train(recipe, tmp_path / "plain", verbose=0)
     assert set(Elements(render(tmp_path / "plain")).ids) & PLOTS == PLOTS - {"learning_rate", "relative_step"}
 
