@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from bertbin_tf.data.batches import batch_by_length, encode, tokenize
+from bertbin_tf.data.batches import batch_by_length, compiled_encoder, encode, tokenize
 from bertbin_tf.data.files import read_file
 from bertbin_tf.data.rows import check_rows, check_texts, find_columns, find_text_column
 from bertbin_tf.data.sources import load_table
@@ -19,6 +19,7 @@ __all__ = [
     "base_rate",
     "batch_by_length",
     "collect",
+    "compiled_encoder",
     "encode",
     "fingerprint",
     "read",

@@ -65,17 +65,12 @@ class Run:
         # Neighbours of similar length need the least padding.
         order = np.argsort([len(text) for text in texts], kind="stable")
         batches = tf.data.Dataset.from_tensor_slices([texts[i] for i in order]).batch(batch_size)
-        tokens = batches.map(self._encode, tf.data.AUTOTUNE)
+        encode = data.compiled_encoder(self.preprocessor, self.preprocessor.sequence_length)
+        tokens = batches.map(encode, tf.data.AUTOTUNE)
         logits = self._logit_model.predict(tokens.prefetch(tf.data.AUTOTUNE), verbose=verbose)[:, 0]
         probabilities = np.empty(len(texts))
         probabilities[order] = scipy.special.expit(logits.astype("float64") / self.temperature)
         return probabilities
-
-    @functools.cached_property
-    def _encode(self):
-        # Traced here, once, and not in each call.
-        encode = functools.partial(data.encode, self.preprocessor)
-        return tf.function(encode, input_signature=[tf.TensorSpec((None,), tf.string)])
 
     @functools.cached_property
     def _logit_model(self):
