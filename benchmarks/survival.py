@@ -39,6 +39,7 @@ def main():
         started = time.monotonic()
         _train(whole).wait()
         seconds = time.monotonic() - started
+        print(f"the undisturbed one took {seconds:.0f} s", flush=True)
         rng, kills, endings = random.Random(0), [], []
         while len(kills) < NUM_KILLS or not endings or often.exists():
             process = _train(often)
@@ -51,22 +52,26 @@ def main():
                 kills.append(_position(often))
                 print(f"kill {len(kills)}: the last backup is at (epoch, batch) {kills[-1]}", flush=True)
             elif code == 0:  # it was faster; the kills that are left are those of another one
-                endings.append(_compare(whole, often))
+                endings.append(_compare(whole, often) | {"kills": len(kills)})
                 print(endings[-1], flush=True)
                 shutil.rmtree(often)
+                _write(kills, endings)
             else:
                 sys.exit(f"A training ended with exit code {code}.")
+    num_same = sum(ending.items() >= _SAME.items() for ending in endings)
+    print(
+        f"{len(kills)} kills in {len(endings)} trainings, of which {num_same} ended as the undisturbed one, bit for bit"
+    )
+
+
+def _write(kills, endings):
     found = {
-        "kills": kills,
-        "endings": endings,
+        "kills": kills,  # the (epoch, batch) of the last backup at each, or null where there was none yet
+        "endings": endings,  # of each training that came to its end, after so many of the kills
         "keras": keras.__version__,
         "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores",
     }
     write_whole(RESULTS, lambda file: file.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8"))
-    num_same = sum(ending == _SAME | {"weights": ending["weights"]} for ending in endings)
-    print(
-        f"{len(kills)} kills in {len(endings)} trainings, of which {num_same} ended as the undisturbed one, bit for bit"
-    )
 
 
 _SAME = {"weights_that_differ": 0, "history_differs": False, "metrics_differ": False}
