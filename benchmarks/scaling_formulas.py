@@ -25,6 +25,11 @@ class Bert(NamedTuple):
     num_segments: int = 2
     num_heads: int = 12
 
+    def arguments(self) -> dict[str, int]:
+        """Returns the arguments of keras-nlp's `BertBackbone` for this shape."""
+        renamed = {"dim": "hidden_dim", "max_length": "max_sequence_length"}
+        return {renamed.get(name, name): value for name, value in self._asdict().items()}
+
 
 class Chip(NamedTuple):
     """One replica's peak in FLOP/s, and bytes/s of a ring in one direction, within a host and between hosts."""

@@ -65,22 +65,9 @@ def tokenize(reviews, preprocessor) -> tf.data.Dataset:
         return data.tokenize(reviews, preprocessor)
 
 
-def build_backbone(bert: Bert) -> keras.Model:
-    """Returns a backbone of this shape with random weights, which take as long as others."""
-    return keras_nlp.models.BertBackbone(
-        vocabulary_size=bert.vocabulary_size,
-        num_layers=bert.num_layers,
-        num_heads=bert.num_heads,
-        hidden_dim=bert.dim,
-        intermediate_dim=bert.intermediate_dim,
-        max_sequence_length=bert.max_length,
-        num_segments=bert.num_segments,
-    )
-
-
 def build_model(bert: Bert) -> keras.Model:
-    """Returns a classifier with the optimizer of the default recipe."""
-    model = binary_classifier(build_backbone(bert))
+    """Returns a classifier with random weights, which take as long as others, and the default recipe's optimizer."""
+    model = binary_classifier(keras_nlp.models.BertBackbone(**bert.arguments()))
     model.compile(LayerwiseAdamW(1e-5, {"logit": 20.0}, global_clipnorm=1.0), "binary_crossentropy")
     return model
 

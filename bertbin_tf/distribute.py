@@ -66,7 +66,7 @@ def is_chief(name: str = "auto") -> bool:
     >>> is_chief()
     True
     """
-    if (_detect() if name == "auto" else name) != "multi_worker":
+    if (_detect() if name == "auto" else name) != "multi_worker" or not _cluster():
         return True
     config = json.loads(os.environ["TF_CONFIG"])
     task = config.get("task", {})

@@ -267,6 +267,11 @@ def test_one_process_of_a_cluster_writes(cluster, task, expected, monkeypatch):
     assert is_chief("one_device")
 
 
+def test_process_without_a_cluster_writes(monkeypatch):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    assert is_chief("multi_worker")  # which `strategy` then refuses, with the reason
+
+
 def operations_of(graph):
     yield from graph.get_operations()
     for function in graph._functions.values() if hasattr(graph, "_functions") else ():

@@ -39,16 +39,7 @@ def inputs():
 
 
 def build_model(bert):
-    backbone = keras_nlp.models.BertBackbone(
-        vocabulary_size=bert.vocabulary_size,
-        num_layers=bert.num_layers,
-        num_heads=bert.num_heads,
-        hidden_dim=bert.dim,
-        intermediate_dim=bert.intermediate_dim,
-        max_sequence_length=bert.max_length,
-        num_segments=bert.num_segments,
-    )
-    return binary_classifier(backbone)
+    return binary_classifier(keras_nlp.models.BertBackbone(**bert.arguments()))
 
 
 def graph_of(function, rows, length):
