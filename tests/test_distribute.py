@@ -49,7 +49,7 @@ import numpy as np
 import tensorflow as tf
 
 tf.config.set_logical_device_configuration(
-    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * {num_devices}
 )
 """
 
@@ -78,16 +78,18 @@ COMPARE_STEPS = textwrap.dedent(
         data = tf.data.Dataset.from_tensor_slices((batch, labels)).batch(8)
         schedule = LayerwiseLearningRateScheduler(lambda epoch, multipliers: {"logit": 1.0 + epoch})
         controller = LayerwiseLearningRateController(band=(1e-4, 1e-2), head_band=(1e-4, 1.0), every=2)
-        history = model.fit(data, epochs=2, callbacks=[schedule, controller], verbose=0).history
+        history = model.fit(data, epochs=5, callbacks=[schedule, controller], verbose=0).history
         history["multipliers"] = list(optimizer.multipliers.values())
         history["norms"] = [list(layer) for layer in optimizer.statistics.values()]
         history["lines"] = list(map(str, controller.interventions))
+        history["steps"] = int(optimizer.iterations.numpy())
         return model.get_weights(), history, strategy(name).num_replicas_in_sync
 
     one, history, _ = train("one_device")
     two, mirrored, replicas = train("mirrored")
     print(json.dumps({
         "replicas": replicas,
+        "steps": mirrored["steps"],
         "distance": max(float(np.abs(a - b).max()) for a, b in zip(one, two)),
         "moved": max(float(np.abs(a - b).max()) for a, b in zip(one, build_tiny_backbone().get_weights())),
         "loss": [history["loss"][-1], mirrored["loss"][-1]],
@@ -189,18 +191,20 @@ print(json.dumps([
 """
 
 
-def run_on_two_devices(code, *arguments):
+def run_on_devices(code, *arguments, num_devices=2):
     environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
-    command = [sys.executable, "-c", SPLIT_CPU + code, *arguments]
+    command = [sys.executable, "-c", SPLIT_CPU.format(num_devices=num_devices) + code, *arguments]
     process = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert process.returncode == 0, process.stderr[-3000:]
     return json.loads(process.stdout.splitlines()[-1])
 
 
 @pytest.mark.slow
-def test_two_devices_train_as_one_does(request):
-    result = run_on_two_devices(COMPARE_STEPS, str(request.path.parent))
-    assert result["replicas"] == 2
+@pytest.mark.parametrize("num_devices", [2, 4])
+def test_several_devices_train_as_one_does(num_devices, request):
+    result = run_on_devices(COMPARE_STEPS, str(request.path.parent), num_devices=num_devices)
+    assert result["replicas"] == num_devices
+    assert result["steps"] == 20
     assert result["moved"] > 1e-2
     assert result["distance"] < 1e-5
     np.testing.assert_allclose(result["rate"][0], result["rate"][1], rtol=1e-6)
@@ -213,7 +217,7 @@ def test_two_devices_train_as_one_does(request):
 
 @pytest.mark.slow
 def test_what_keras_fails_at_on_several_replicas_is_refused_with_what_to_do():
-    fine, *refused = run_on_two_devices(REFUSE)
+    fine, *refused = run_on_devices(REFUSE)
     assert fine is None
     named = ("gradient_accumulation_steps=2", "ema_overwrite_frequency=2", "jit_compile=True", "steps_per_execution=2")
     for message, setting in zip(refused, named, strict=True):
@@ -227,7 +231,7 @@ def test_a_whole_recipe_trains_on_two_devices_and_on_two_workers_of_which_one_is
     # 12 rows of validation data, fewer than a batch, and an odd number of rows of each length.
     recipe = Recipe(str(reviews_csv), preset=tiny_preset, sequence_length=16, batch_size=16, epochs=1)
     devices, workers = tmp_path / "devices", tmp_path / "workers"
-    result = run_on_two_devices(TRAIN_MIRRORED, recipe.to_json(), str(devices))
+    result = run_on_devices(TRAIN_MIRRORED, recipe.to_json(), str(devices))
     assert result["replicas"] == 2
     assert result["steps"] > 4
     assert np.isfinite(result["loss"] + result["saturation"]).all()
