@@ -42,22 +42,25 @@ def encode(preprocessor: Callable, texts: tf.Tensor) -> dict[str, tf.Tensor]:
     return {name: tf.cast(value[:-1, :longest], tf.int32) for name, value in tokens.items()}
 
 
-@functools.lru_cache(maxsize=2)
-def compiled_encoder(preprocessor: Callable, sequence_length: int) -> Callable:
+def compiled_encoder(preprocessor: Any) -> Callable:
     """Returns `encode` of a preprocessor as a graph: tracing takes a second or two, and `Dataset.map` would each time.
 
     Args:
-        preprocessor: As for `encode`.
-        sequence_length: Int, the preprocessor's own; of another one the graph is another.
+        preprocessor: A keras-nlp text-classifier preprocessor.
 
     Returns:
         Function from a string tensor of shape `(batch,)` to the tokens.
 
     Example:
-    >>> encode_texts = compiled_encoder(preprocessor, preprocessor.sequence_length)
+    >>> encode_texts = compiled_encoder(preprocessor)
     >>> encode_texts(tf.constant(["a great film"]))["token_ids"].shape
     TensorShape([1, 5])
     """
+    return _trace_encoder(preprocessor, preprocessor.sequence_length)
+
+
+@functools.lru_cache(maxsize=2)
+def _trace_encoder(preprocessor, _):  # which may be given another length
     graph = tf.function(functools.partial(encode, preprocessor))
     return graph.get_concrete_function(tf.TensorSpec((None,), tf.string))
 
@@ -79,7 +82,7 @@ def tokenize(dataset: tf.data.Dataset, preprocessor: Any) -> tf.data.Dataset:
     """
     # Here and now, and not by `Dataset.cache()`: that one fills up for each pipeline built upon it, and
     # `batch_by_length` has to know all lengths before the first epoch anyway.
-    encode_texts = compiled_encoder(preprocessor, preprocessor.sequence_length)
+    encode_texts = compiled_encoder(preprocessor)
     encoded = dataset.batch(256).map(
         lambda texts, labels: (encode_texts(texts), labels), num_parallel_calls=tf.data.AUTOTUNE
     )

@@ -39,12 +39,11 @@ def read_file(path: Path) -> str:
         FileNotFoundError: If there is no such file.
         ValueError: If it is a folder, empty, or not UTF-8.
     """
-    _check_is_text(path)
-    return path.read_bytes().decode("utf-8-sig")
+    return "".join(_decode(path))
 
 
-def _check_is_text(path):
-    """Reads all of a file, a piece at a time, for what is wrong to be known before a row of it is."""
+def _decode(path):
+    """Yields the text of a UTF-8 file, a piece at a time."""
     _check_is_file(path)
     decoder = codecs.getincrementaldecoder("utf-8-sig")()
     num_bytes, num_lines, is_blank, piece = 0, 0, True, None
@@ -63,6 +62,7 @@ def _check_is_text(path):
                 ) from None
             num_bytes, num_lines = num_bytes + len(piece), num_lines + piece.count(b"\n")
             is_blank = is_blank and not text.strip()
+            yield text
     if is_blank:
         raise ValueError(f"{path} is empty.")
 
@@ -77,7 +77,8 @@ def _check_is_file(path):
 def _load_delimited(path):
     """Reads CSV or TSV with the standard library, the only reader that knows the line of each row; row by row, so that
     only the columns that are asked for are ever in memory."""
-    _check_is_text(path)
+    for _ in _decode(path):  # for what is wrong with the file to be known before a row of it is
+        pass
     read_rows = functools.partial(_quoted_rows, path, ",")
     if path.suffix.lower() == ".tsv":
         read_rows = functools.partial(_plain_rows, path)

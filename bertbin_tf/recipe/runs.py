@@ -65,7 +65,7 @@ class Run:
         # Neighbours of similar length need the least padding.
         order = np.argsort([len(text) for text in texts], kind="stable")
         batches = tf.data.Dataset.from_tensor_slices([texts[i] for i in order]).batch(batch_size)
-        encode = data.compiled_encoder(self.preprocessor, self.preprocessor.sequence_length)
+        encode = data.compiled_encoder(self.preprocessor)
         tokens = batches.map(encode, tf.data.AUTOTUNE)
         logits = self._logit_model.predict(tokens.prefetch(tf.data.AUTOTUNE), verbose=verbose)[:, 0]
         probabilities = np.empty(len(texts))
