@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import scipy.special
 import tensorflow as tf
+from encoders import lower_layers
 from faults_setup import NUM_TEST, Setup, some_rows
 from kept_runs import has_failed
 
@@ -54,7 +55,8 @@ def train_treated(case, findings):
     """Returns how good the model becomes after treatment of the findings that a full examination came to."""
     setup = case.setup()
     model, train, validation = setup.build()
-    diagnosis = diagnose(model, train, validation, budget=1e-3)
+    untouched = lower_layers(setup.num_layers, setup.dtype) if case.codes[0] == "weights-not-loaded" else None
+    diagnosis = diagnose(model, train, validation, budget=1e-3, pretrained=untouched)
     diagnosis = dataclasses.replace(diagnosis, findings=tuple(Finding(**finding) for finding in findings))
     treated = diagnosis.treat(setup.epochs)
     line = {"changes": treated.changes, "left": treated.left}

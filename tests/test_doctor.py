@@ -1,5 +1,6 @@
 """Each rule has a sick case, as a user would have written it, and tempting healthy ones are left alone."""
 
+import dataclasses
 import json
 import random
 
@@ -643,6 +644,48 @@ def test_rows_are_shuffled_and_what_is_not_for_a_program_is_left(eager):
     assert len(set(first)) == 2 and len(list(treated.train_data)) == 16
     model, rows = one_row_a_step()
     assert "batch-too-small" in diagnose(model, rows, budget=1e-3).treat().left
+
+
+class BroadcastingLoss(keras.Model):
+    """A loss of one's own, of answers `(batch, 1)` and labels `(batch,)`."""
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        return keras.ops.mean((y_pred - keras.ops.cast(y, y_pred.dtype)) ** 2)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_loss_of_the_models_own_is_replaced(eager):
+    plain = healthy_model()
+    model, rows = BroadcastingLoss(plain.input, plain.output), dataset(*healthy_rows())
+    model.compile(keras.optimizers.AdamW(2e-3))
+    treated = diagnose(model, rows, budget=1e-3).treat()
+    x, y = next(iter(treated.train_data))
+    answers = model(x)
+    expected = keras.losses.BinaryCrossentropy()(tf.reshape(y, (-1, 1)), answers)
+    assert float(model.compute_loss(x, y, answers, None)) == pytest.approx(float(expected), rel=1e-6)
+    assert "BroadcastingLoss.compute_loss" in str(treated)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("rate", "is_kept"), [(1e-4, True), (1e-9, False)])
+def test_unfreezing_keeps_a_rate_that_suits_the_encoder(rate, is_kept, eager):
+    model, rows = healthy_model(keras.optimizers.AdamW(rate)), dataset(*healthy_rows())
+    model.trainable = False
+    model.compile(keras.optimizers.AdamW(rate), "binary_crossentropy")
+    diagnosis = diagnose(model, rows, budget=1e-3)
+    treated = diagnosis.treat()
+    assert diagnosis.cause == "nothing-trains"
+    assert ("warmup_cosine" not in str(treated)) is is_kept
+
+
+def test_what_was_tried_in_vain_is_left_behind_the_first_finding(eager):
+    model, rows = two_sigmoids()
+    diagnosis = diagnose(model, rows, budget=1e-3)
+    vain = Finding("learning-rate-too-low", "", "", trial="Tried for 18 steps.")
+    treated = dataclasses.replace(diagnosis, findings=(*diagnosis.findings, vain)).treat()
+    assert treated.left.keys() == {"learning-rate-too-low"}
+    treated = dataclasses.replace(diagnosis, findings=(vain,)).treat()
+    assert not treated.left and "warmup_cosine" in str(treated)
 
 
 @pytest.mark.filterwarnings("ignore")

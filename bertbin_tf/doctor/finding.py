@@ -34,6 +34,11 @@ class Finding:
         """Whether no trial refuted it."""
         return self.status != "refuted"
 
+    @property
+    def was_tried_in_vain(self) -> bool:
+        """Whether a trial was made and proved nothing."""
+        return self.status == "suspected" and bool(self.trial)
+
     def __str__(self):
         parts = [textwrap.fill(text, 100) for text in (self.evidence, self.trial) if text]
         return f"{self.code} ({self.status})\n" + textwrap.indent("\n\n".join([*parts, self.remedy.strip()]), "    ")
@@ -99,7 +104,8 @@ class Diagnosis:
     def treat(self, epochs: int = 1) -> Treated:
         """Applies the remedies that a program can apply, lists each change, and compiles the model anew.
 
-        Findings that a trial refuted are left alone. Metrics, and a loss that needs no change, stay.
+        Findings that a trial refuted are left alone, and so are those behind the first whose trial proved nothing.
+        Metrics, and a loss that needs no change, stay.
 
         Args:
             epochs: Int >= 1, how long is to be trained: a schedule that is set ends there. Defaults to `1`.

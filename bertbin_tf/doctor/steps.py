@@ -61,6 +61,12 @@ class Steps:
         ]
         return HEALTHY_STEP * float(np.median(sizes)) if sizes else 1e-3
 
+    @property
+    def has_healthy_rate(self) -> bool:
+        """Whether Adam's first step at the highest rate would move the encoder, frozen or not, neither too fast nor
+        too slowly."""
+        return TOO_SLOW < HEALTHY_STEP * self.highest_rate / self.healthy_rate < TOO_FAST
+
     @functools.cached_property
     def num_steps(self) -> int:
         """The steps of one epoch, as far as the data tell; 1,000 if they do not."""

@@ -1,6 +1,7 @@
 """The cure: what was concluded and tried, applied to the user's model."""
 
 import dataclasses
+import types
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,19 +31,24 @@ class Treatment:
     def apply(self, findings: Sequence[Finding], epochs: int) -> Treated:
         """Applies what findings ask for, and compiles the model anew.
 
+        What follows the first finding may be its consequence: tried in vain, it is left until that one is mended.
+
         Args:
-            findings: Those to be treated.
+            findings: Those to be treated, the most likely cause first.
             epochs: Int >= 1, over which a schedule that is set comes to its end.
         """
         regimen = Regimen(self.evidence, self.pretrained)
         if regimen.restore():
             regimen.changes.append("the encoder has the weights of `pretrained` again")
-        left = {
-            finding.code: f"this is not for a program to mend: {finding.remedy}"
-            for finding in findings
-            if finding.code not in REMEDIES
-        }
-        left |= apply_remedies(regimen, [finding.code for finding in findings if finding.code in REMEDIES])
+        left, codes = {}, []
+        for finding in findings:
+            if finding.code not in REMEDIES:
+                left[finding.code] = f"this is not for a program to mend: {finding.remedy}"
+            elif finding is not findings[0] and finding.was_tried_in_vain:
+                left[finding.code] = f"its trial proved nothing: train, and `diagnose` again. {finding.trial}"
+            else:
+                codes.append(finding.code)
+        left |= apply_remedies(regimen, codes)
         try:
             train_data = regimen.map_data(self.train_data)
         except ValueError as error:
@@ -53,6 +59,10 @@ class Treatment:
             rate = warmup_cosine(regimen.peak, self.evidence.steps.num_steps * epochs)
         elif isinstance(rate, dict):
             rate = keras.optimizers.schedules.deserialize(rate)
+        if regimen.loss is not None and type(model).compute_loss is not keras.Model.compute_loss:
+            # A loss of the model's own would be asked, whatever it is compiled with.
+            model.compute_loss = types.MethodType(keras.Model.compute_loss, model)
+            regimen.changes.append(f"the loss compiled with is taken, and not {type(model).__name__}.compute_loss")
         metrics = model._compile_metrics._user_metrics if model._compile_metrics is not None else None
         model.compile(regimen.build_optimizer(rate), regimen.loss or model.loss, metrics=metrics)
         return Treated(train_data, tuple(regimen.changes), left, tuple(findings))
