@@ -21,6 +21,7 @@ class Regimen:
     Args:
         evidence: The model and its data, as measured.
         pretrained: An untouched encoder, from which weights are restored, or `None`. Defaults to `None`.
+        epochs: Int >= 1, how long is to be trained. Defaults to `1`.
 
     Attributes:
         optimizer_class: Class of the optimizer.
@@ -34,8 +35,9 @@ class Regimen:
         structure: List of those of them that change the computation, and not only its rates and weights.
     """
 
-    def __init__(self, evidence: Evidence, pretrained: keras.Model | None = None):
-        self.evidence, self.pretrained, self.model = evidence, pretrained, evidence.patient.model
+    def __init__(self, evidence: Evidence, pretrained: keras.Model | None = None, epochs: int = 1):
+        self.evidence, self.pretrained, self.epochs = evidence, pretrained, epochs
+        self.model = evidence.patient.model
         optimizer = evidence.patient.optimizer
         self.optimizer_class, self.optimizer_config = type(optimizer), optimizer.get_config()
         self.rates, self.peak = evidence.steps.rate_at, None

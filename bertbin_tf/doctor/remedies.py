@@ -17,8 +17,8 @@ class Untreatable(Exception):
 
 
 def set_rate(regimen: Regimen) -> None:
-    """The rate that suits the encoder, with warm-up and decay."""
-    regimen.take_rate(regimen.evidence.steps.healthy_rate)
+    """The rate that suits the encoder and the length of the training, with warm-up and decay."""
+    regimen.take_rate(regimen.evidence.steps.rate_for(regimen.epochs))
 
 
 def use_adamw(regimen: Regimen) -> None:

@@ -37,7 +37,7 @@ class Treatment:
             findings: Those to be treated, the most likely cause first.
             epochs: Int >= 1, over which a schedule that is set comes to its end.
         """
-        regimen = Regimen(self.evidence, self.pretrained)
+        regimen = Regimen(self.evidence, self.pretrained, epochs)
         if regimen.restore():
             regimen.changes.append("the encoder has the weights of `pretrained` again")
         left, codes = {}, []

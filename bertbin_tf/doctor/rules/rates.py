@@ -90,7 +90,7 @@ def learning_rate_too_high(evidence: Evidence) -> Proof | None:
     return Proof(
         f"at {steps.highest_rate:.1e} the first step moves {len(fast)} of {len(moves)} encoder layers "
         f"by more than {TOO_FAST:.0e} of their weights, {worst:.1e} at most; near 2e-3 is healthy",
-        SCHEDULE.format(rate=steps.healthy_rate),
+        SCHEDULE.format(rate=steps.rate_for(epochs=1)),
     )
 
 
@@ -106,7 +106,7 @@ def learning_rate_too_low(evidence: Evidence) -> Proof | None:
     return Proof(
         f"at {steps.highest_rate:.1e} no layer moves by more than {fastest:.1e} of its weights in the first step; near "
         "2e-3 is healthy",
-        SCHEDULE.format(rate=steps.healthy_rate),
+        SCHEDULE.format(rate=steps.rate_for(epochs=1)),
     )
 
 
@@ -125,7 +125,7 @@ def one_rate_cannot_fit(evidence: Evidence) -> Proof | None:
         return Proof(
             f"at {steps.highest_rate:.1e} the first step moves {fastest} by {relative[fastest]:.1e} of its weights and "
             f"{slowest} by {relative[slowest]:.1e}; near 2e-3 is healthy",
-            f"optimizer = LayerwiseAdamW(warmup_cosine({steps.healthy_rate:.0e}, batches, epochs), {{{multipliers}}})",
+            f"optimizer = LayerwiseAdamW(warmup_cosine({steps.rate_for(epochs=1):.0e}, batches, epochs), {{{multipliers}}})",
         )
     # The features of a small random encoder are small, and grow.
     if not evidence.patient.has_real_size or not 0 < evidence.head_pace < TOO_SLOW_PACE:
