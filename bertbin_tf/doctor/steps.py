@@ -10,12 +10,10 @@ import tensorflow as tf
 
 from bertbin_tf.doctor.batches import Batches
 from bertbin_tf.doctor.patient import Patient
-from bertbin_tf.optimizers import LayerStatistics, sample_schedule, schedule_of
+from bertbin_tf.optimizers import LayerStatistics, few_steps_factor, sample_schedule, schedule_of
 
-# RMS(step) / RMS(weights) of the layers of a pre-trained encoder, measured best (`callbacks.controller`) in so many
-# steps. In fewer a larger one gets as far: in 60 on film reviews 5e-3 came to an accuracy of 0.784 and 2e-3 to 0.770,
-# with the lower half of MiniLM on tweets to 0.859 and 0.686, which is the larger class.
-HEALTHY_STEP, HEALTHY_NUM_STEPS, MOST_TIMES = 2e-3, 150, 2.5
+# RMS(step) / RMS(weights) of the layers of a pre-trained encoder, measured best (`callbacks.controller`).
+HEALTHY_STEP = 2e-3
 # In the first step at the highest rate. Film reviews, MiniLM, one seed: 5 points lost at 5e-3, 14 at 1e-2
 # (`benchmarks/robustness.py`); 1.7e-4 is the usual rate of 1e-5.
 TOO_FAST, TOO_SLOW = 6e-3, 6e-5
@@ -64,12 +62,12 @@ class Steps:
         return HEALTHY_STEP * float(np.median(sizes)) if sizes else 1e-3
 
     def rate_for(self, epochs: int) -> float:
-        """Returns the rate to train with for that long: `healthy_rate`, or up to 2.5 times that in few steps.
+        """Returns the rate to train with for that long: `healthy_rate`, and more in few steps.
 
         Args:
             epochs: Int >= 1.
         """
-        return self.healthy_rate * min(max(1.0, HEALTHY_NUM_STEPS / (self.num_steps * epochs)), MOST_TIMES)
+        return self.healthy_rate * few_steps_factor(self.num_steps * epochs)
 
     @property
     def has_healthy_rate(self) -> bool:

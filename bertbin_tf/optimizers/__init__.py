@@ -2,7 +2,13 @@
 
 from bertbin_tf.optimizers.adamw import LayerwiseAdamW
 from bertbin_tf.optimizers.layers import distance_from_head, head_layers, layers_of, layerwise_decay
-from bertbin_tf.optimizers.schedules import highest_rate, sample_schedule, schedule_of, warmup_cosine
+from bertbin_tf.optimizers.schedules import (
+    few_steps_factor,
+    highest_rate,
+    sample_schedule,
+    schedule_of,
+    warmup_cosine,
+)
 from bertbin_tf.optimizers.statistics import LayerStatistics
 from bertbin_tf.optimizers.table import LayerTable, layer_table
 
@@ -11,6 +17,7 @@ __all__ = [
     "LayerTable",
     "LayerwiseAdamW",
     "distance_from_head",
+    "few_steps_factor",
     "head_layers",
     "highest_rate",
     "layer_table",

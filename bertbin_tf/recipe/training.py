@@ -101,14 +101,15 @@ def train(
             backup = TrainingBackup(backups, callbacks, every=backup_every, facts=facts, is_chief=is_chief)
             stack.enter_context(backup.listening())
             begin_curves(curves_folder(output_dir), recipe)
-        first_loss = _begin(made, recipe, backup, bar)
+        log_loss = _log_loss_of(made, bar)
+        first_loss = _begin(made, recipe, backup, log_loss)
         history = _fit(made, recipe, callbacks, backup, verbose)
         if not np.isfinite(history.history["loss"][-1]):
             raise ValueError(
                 "The loss stopped being a finite number, so there is no model to keep. Lower the learning rate. "
                 f"Received: learning_rate={recipe.learning_rate}"
             )
-        last_loss = _log_loss(made, bar)
+        last_loss = log_loss()
         _restore_prior(made, recipe)
         run, texts, labels, p = _calibrate(Run(recipe, made.model, made.preprocessor), made.validation_data, bar)
         if output_dir is not None:
@@ -152,13 +153,13 @@ class FirstStep(keras.callbacks.Callback):
         self.seconds = self.seconds or time.perf_counter() - self._started
 
 
-def _begin(made, recipe, backup, verbose):
+def _begin(made, recipe, backup, log_loss):
     """Brings the model to where the training is to go on; returns the loss before the first step."""
     if backup is not None and backup.restore(made.model):
         return backup.carried["first_loss"]
     if recipe.head_init == "probe":
         fit_head(made.model, made.batches_from(0), class_weight=class_weight_of(recipe, made.base_rate))
-    first_loss = _log_loss(made, verbose)
+    first_loss = log_loss()
     if backup is not None:
         backup.carried["first_loss"] = first_loss
     return first_loss
@@ -192,12 +193,13 @@ def _fit(made, recipe, callbacks, backup, verbose):
         position = backup.restore(made.model)
 
 
-def _log_loss(made, verbose):
-    """Returns the plain cross-entropy on some training rows, whatever loss the model is trained with."""
+def _log_loss_of(made, verbose):
+    """Returns a function to the plain cross-entropy on some training rows, whatever loss the model is trained with."""
     with made.devices.scope():
         model = distribute.model_class()(made.model.input, made.model.output)
         model.compile(loss="binary_crossentropy")
-    return model.evaluate(made.batches_from(0).take(16), verbose=verbose, return_dict=True)["loss"]
+    batches = made.batches_from(0).take(16)
+    return lambda: model.evaluate(batches, verbose=verbose, return_dict=True)["loss"]
 
 
 def _restore_prior(made, recipe):

@@ -122,10 +122,11 @@ def one_rate_cannot_fit(evidence: Evidence) -> Proof | None:
     fastest, slowest = max(relative, key=relative.__getitem__), min(relative, key=relative.__getitem__)
     if relative[fastest] > TOO_FAST and relative[slowest] < TOO_SLOW:
         multipliers = ", ".join(f"{layer!r}: {value:.2g}" for layer, value in evidence.layer_multipliers.items())
+        schedule = f"warmup_cosine({steps.rate_for(epochs=1):.0e}, batches, epochs)"
         return Proof(
             f"at {steps.highest_rate:.1e} the first step moves {fastest} by {relative[fastest]:.1e} of its weights and "
             f"{slowest} by {relative[slowest]:.1e}; near 2e-3 is healthy",
-            f"optimizer = LayerwiseAdamW(warmup_cosine({steps.rate_for(epochs=1):.0e}, batches, epochs), {{{multipliers}}})",
+            f"optimizer = LayerwiseAdamW({schedule}, {{{multipliers}}})",
         )
     # The features of a small random encoder are small, and grow.
     if not evidence.patient.has_real_size or not 0 < evidence.head_pace < TOO_SLOW_PACE:
