@@ -283,6 +283,27 @@ def test_every_row_is_seen_once_per_epoch(tiny_preprocessor):
         assert collections.Counter(contents(batches)) == expected
 
 
+@pytest.mark.parametrize("drop_remainder", [False, True])
+def test_batches_are_those_of_tensorflows_own_buckets(tiny_preprocessor, drop_remainder):
+    _, dataset = tokenized(tiny_preprocessor)
+    kwargs = {"boundaries": [4, 7, 13], "shuffle_seed": 3, "drop_remainder": drop_remainder}
+    batches = data.batch_by_length(dataset, 8, **kwargs)
+    expected = dataset.shuffle(103, seed=3, reshuffle_each_iteration=True).bucket_by_sequence_length(
+        lambda tokens, _: tf.shape(tokens["token_ids"])[0],
+        bucket_boundaries=[5, 8, 14],
+        bucket_batch_sizes=[8] * 4,
+        pad_to_bucket_boundary=True,
+        drop_remainder=drop_remainder,
+    )
+    for _ in range(2):
+        pairs = list(zip(batches, expected, strict=True))
+        assert len(pairs) == len(batches)
+        for (tokens, labels), (expected_tokens, expected_labels) in pairs:
+            np.testing.assert_array_equal(labels, expected_labels)
+            for name, value in expected_tokens.items():
+                np.testing.assert_array_equal(tokens[name], value)
+
+
 def test_number_of_batches_and_of_shapes_is_known(tiny_preprocessor):
     _, dataset = tokenized(tiny_preprocessor)
     for kwargs in ({}, {"drop_remainder": True}, {"boundaries": [4, 16]}, {"boundaries": [14]}):

@@ -922,7 +922,7 @@ def nothing_at_all():
     ],
     ids=lambda case: case.__name__,
 )
-def test_strange_model_is_examined_as_far_as_it_goes(case, eager):
+def test_strange_model_is_examined_as_far_as_it_goes(case):
     diagnosis = diagnose(*case())
     print(diagnosis)
     assert str(diagnosis) and json.loads(diagnosis.to_json())["cause"] == diagnosis.cause

@@ -3,7 +3,7 @@
 import functools
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -124,7 +124,8 @@ def batch_by_length(
 
     Short texts then do not pay for long ones, and a compiled step sees a handful of shapes. Each row goes to the
     shortest boundary that holds it, and each epoch has every row exactly once. Rows that do not fill a batch of
-    their length come at the end of the epoch, in smaller batches, the shorter lengths first.
+    their length come at the end of the epoch, in smaller batches, the shorter lengths first. The rows are read here,
+    once, and kept in memory: an epoch cuts whole batches out of them.
 
     Args:
         dataset: `tf.data.Dataset` of `(dict of (length,) tensors, label)` of known cardinality, from `tokenize`.
@@ -151,57 +152,100 @@ def batch_by_length(
     """
     if batch_size < 1:
         raise ValueError(f"`batch_size` must be at least 1. Received: batch_size={batch_size}")
-    # Handed over many at a time: one by one takes three times as long.
-    lengths = np.concatenate([[], *dataset.map(_length).batch(1024).as_numpy_iterator()]).astype(np.int64)
-    if not len(lengths):
-        raise ValueError("There is nothing to batch: the dataset has no rows.")
+    tokens, labels, lengths = _collect(dataset)
     boundaries = _boundaries(lengths, batch_size) if boundaries is None else _check_boundaries(boundaries, lengths)
-    rows = np.bincount(np.searchsorted(boundaries, lengths))
-    num_batches = int(np.sum(rows // batch_size if drop_remainder else -(-rows // batch_size)))
-    if not num_batches:
+    groups = np.searchsorted(boundaries, lengths)
+    plan = _plan(np.bincount(groups, minlength=len(boundaries)), batch_size, drop_remainder)
+    if not len(plan.begins):
         raise ValueError(
             f"No batch is full, and `drop_remainder=True` leaves out all others. Received: batch_size={batch_size}, "
             f"{len(lengths)} rows in {len(boundaries)} groups of length"
         )
+    starts = tf.constant(np.cumsum(lengths) - lengths)
+    is_static = len(boundaries) == 1 and drop_remainder
 
-    def batch(rows):
-        batches = rows.bucket_by_sequence_length(
-            _length,
-            # What TensorFlow calls a boundary is the first length that does not fit.
-            bucket_boundaries=[boundary + 1 for boundary in boundaries],
-            bucket_batch_sizes=[batch_size] * (len(boundaries) + 1),
-            pad_to_bucket_boundary=True,
-            drop_remainder=drop_remainder,
-        )
-        if len(boundaries) > 1 or not drop_remainder:
-            return batches
-        shape = (batch_size, boundaries[0])
-        return batches.map(lambda tokens, labels: (_with_shape(tokens, shape), _with_shape(labels, shape[:1])))
+    def batch_epoch(order):
+        """Returns the batches of rows in some order, each when the last of its rows has come."""
+        by_group = tf.argsort(tf.gather(groups, order), stable=True)
+        last = tf.where(plan.is_full, tf.gather(by_group, plan.ends - 1), len(lengths) + plan.groups)
+        rows = tf.gather(order, by_group)
+        return tf.data.Dataset.from_tensor_slices(tf.argsort(last)).map(lambda number: batch(rows, number))
 
-    def batch_epoch(epoch):
-        if shuffle_seed is None:
-            return batch(dataset)
+    def batch(rows, number):
+        rows = rows[tf.gather(plan.begins, number) : tf.gather(plan.ends, number)]
+        positions = tf.range(tf.gather(np.array(boundaries), tf.gather(plan.groups, number)))
+        is_token = positions < tf.gather(lengths, rows)[:, None]
+        places = tf.where(is_token, tf.gather(starts, rows)[:, None] + positions, 0)
+        padded = {
+            name: tf.where(is_token, tf.gather(values, places), tf.zeros([], values.dtype))
+            for name, values in tokens.items()
+        }
+        some = padded, tf.gather(labels, rows)
+        return _with_shape(some, (batch_size, boundaries[0])) if is_static else some
+
+    def shuffle_epoch(epoch):
         # Of this function's graph only. A tensor as `seed` fails beside a global seed of 0.
         tf.compat.v1.set_random_seed(shuffle_seed + 1)
-        return batch(dataset.shuffle(len(lengths), seed=epoch, reshuffle_each_iteration=False))
+        return shuffled(seed=epoch, reshuffle_each_iteration=False)
 
-    if epochs is not None:
-        batches = tf.data.Dataset.range(epochs.start, epochs.stop).flat_map(batch_epoch)
-        num_batches *= len(epochs)
-    elif shuffle_seed is not None:
-        batches = batch(dataset.shuffle(len(lengths), seed=shuffle_seed, reshuffle_each_iteration=True))
+    def shuffled(**kwargs):
+        """Returns a dataset of one element: the numbers of all rows, in their order."""
+        numbers = tf.data.Dataset.range(len(lengths))
+        return (numbers if shuffle_seed is None else numbers.shuffle(len(lengths), **kwargs)).batch(len(lengths))
+
+    if epochs is None:
+        orders = shuffled(seed=shuffle_seed, reshuffle_each_iteration=True)
     else:
-        batches = batch(dataset)
+        orders = tf.data.Dataset.range(epochs.start, epochs.stop).flat_map(
+            shuffle_epoch if shuffle_seed is not None else lambda _: shuffled()
+        )
+    num_batches = len(plan.begins) * (1 if epochs is None else len(epochs))
     # Without it `fit` takes the cardinality for unknown and ends each epoch with an optimizer step without data.
-    return batches.apply(tf.data.experimental.assert_cardinality(num_batches)).prefetch(tf.data.AUTOTUNE)
+    batches = orders.flat_map(batch_epoch).apply(tf.data.experimental.assert_cardinality(num_batches))
+    return batches.prefetch(tf.data.AUTOTUNE)
 
 
-def _with_shape(tensors, shape):
-    return tf.nest.map_structure(lambda tensor: tf.ensure_shape(tensor, shape), tensors)
+def _collect(dataset):
+    """Returns the tokens of all rows behind one another, by name, the labels and the lengths."""
+    tokens, labels, lengths = {}, [], []
+    for batch, batch_labels in dataset.ragged_batch(1024):
+        batch = {name: _ragged(value) for name, value in batch.items()}
+        lengths.append(batch["padding_mask"].row_lengths().numpy())
+        labels.append(batch_labels)
+        for name, value in batch.items():
+            tokens.setdefault(name, []).append(value.values)
+    if not labels:
+        raise ValueError("There is nothing to batch: the dataset has no rows.")
+    tokens = {name: tf.concat(values, axis=0) for name, values in tokens.items()}
+    return tokens, tf.concat(labels, axis=0), np.concatenate(lengths)
 
 
-def _length(tokens, _):
-    return tf.shape(tokens["padding_mask"])[0]
+def _ragged(value):  # dense where TensorFlow knows that all rows are of one length
+    return value if isinstance(value, tf.RaggedTensor) else tf.RaggedTensor.from_tensor(value)
+
+
+class _Plan(NamedTuple):
+    """Which rows make a batch, once they are sorted by group: an array with an entry for each batch."""
+
+    begins: np.ndarray
+    ends: np.ndarray
+    groups: np.ndarray
+    is_full: np.ndarray
+
+
+def _plan(num_rows, batch_size, drop_remainder):
+    batches = [
+        (begin, min(begin + batch_size, first + num), group, begin + batch_size <= first + num)
+        for group, (first, num) in enumerate(zip(np.cumsum(num_rows) - num_rows, num_rows, strict=True))
+        for begin in range(first, first + num, batch_size)
+    ]
+    batches = [batch for batch in batches if batch[-1] or not drop_remainder]
+    return _Plan(*np.array(batches, np.int64).reshape(-1, 4).T)
+
+
+def _with_shape(batch, shape):
+    tokens, labels = batch
+    return {name: tf.ensure_shape(value, shape) for name, value in tokens.items()}, tf.ensure_shape(labels, shape[:1])
 
 
 def _boundaries(lengths, batch_size):
