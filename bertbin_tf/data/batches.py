@@ -156,18 +156,20 @@ def batch_by_length(
     boundaries = _boundaries(lengths, batch_size) if boundaries is None else _check_boundaries(boundaries, lengths)
     groups = np.searchsorted(boundaries, lengths)
     plan = _plan(np.bincount(groups, minlength=len(boundaries)), batch_size, drop_remainder)
+    num_rows = len(lengths)
     if not len(plan.begins):
         raise ValueError(
             f"No batch is full, and `drop_remainder=True` leaves out all others. Received: batch_size={batch_size}, "
-            f"{len(lengths)} rows in {len(boundaries)} groups of length"
+            f"{num_rows} rows in {len(boundaries)} groups of length"
         )
-    starts = tf.constant(np.cumsum(lengths) - lengths)
+    # Tensors, which graphs share: an array would be written into each.
+    starts, lengths, groups = tf.constant(np.cumsum(lengths) - lengths), tf.constant(lengths), tf.constant(groups)
     is_static = len(boundaries) == 1 and drop_remainder
 
     def batch_epoch(order):
         """Returns the batches of rows in some order, each when the last of its rows has come."""
         by_group = tf.argsort(tf.gather(groups, order), stable=True)
-        last = tf.where(plan.is_full, tf.gather(by_group, plan.ends - 1), len(lengths) + plan.groups)
+        last = tf.where(plan.is_full, tf.gather(by_group, plan.ends - 1), num_rows + plan.groups)
         rows = tf.gather(order, by_group)
         return tf.data.Dataset.from_tensor_slices(tf.argsort(last)).map(lambda number: batch(rows, number))
 
@@ -190,8 +192,8 @@ def batch_by_length(
 
     def shuffled(**kwargs):
         """Returns a dataset of one element: the numbers of all rows, in their order."""
-        numbers = tf.data.Dataset.range(len(lengths))
-        return (numbers if shuffle_seed is None else numbers.shuffle(len(lengths), **kwargs)).batch(len(lengths))
+        numbers = tf.data.Dataset.range(num_rows)
+        return (numbers if shuffle_seed is None else numbers.shuffle(num_rows, **kwargs)).batch(num_rows)
 
     if epochs is None:
         orders = shuffled(seed=shuffle_seed, reshuffle_each_iteration=True)
