@@ -58,7 +58,7 @@ def decay_less(regimen: Regimen) -> None:
 
 
 def unfreeze(regimen: Regimen) -> None:
-    """All layers trained, at the user's rate if it suits the encoder."""
+    """All layers trained, at a rate that suits the encoder."""
     layers = (regimen.model, *regimen.evidence.patient.all_layers)
     frozen = [layer for layer in layers if layer.weights and not layer.trainable]
     if frozen:
@@ -68,8 +68,7 @@ def unfreeze(regimen: Regimen) -> None:
         regimen.bound = None
         shown = next((layer for layer in frozen if isinstance(layer, keras.Model)), frozen[0])
         regimen.record(f"{shown.name}.trainable = True")
-    if not regimen.evidence.steps.has_healthy_rate:
-        set_rate(regimen)
+    set_rate(regimen)
 
 
 def rebind(regimen: Regimen) -> None:

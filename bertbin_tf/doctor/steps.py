@@ -69,12 +69,6 @@ class Steps:
         """
         return self.healthy_rate * few_steps_factor(self.num_steps * epochs)
 
-    @property
-    def has_healthy_rate(self) -> bool:
-        """Whether Adam's first step at the highest rate would move the encoder, frozen or not, neither too fast nor
-        too slowly."""
-        return TOO_SLOW < HEALTHY_STEP * self.highest_rate / self.healthy_rate < TOO_FAST
-
     @functools.cached_property
     def num_steps(self) -> int:
         """The steps of one epoch, as far as the data tell; 1,000 if they do not."""
