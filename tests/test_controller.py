@@ -62,8 +62,13 @@ def test_healthy_run_is_left_alone(tiny_backbone, batch):
     assert all(np.array_equal(a, b) for a, b in zip(watched, alone.get_weights(), strict=True))
 
 
-@pytest.mark.parametrize("rate", [1e-6, 1e-2, 10.0, 1e20])
-def test_any_rate_asked_for_begins_inside_the_band(tiny_backbone, batch, rate):
+@pytest.mark.parametrize(
+    ("rate", "pooler_is_new"), [(1e-6, True), (1e-6, False), (1e-2, True), (10.0, True), (1e20, False)]
+)
+def test_any_rate_asked_for_begins_inside_the_band(tiny_backbone, batch, rate, pooler_is_new):
+    if not pooler_is_new:
+        kernel = tiny_backbone.get_layer("pooled_dense").kernel
+        kernel.assign(2 * kernel)
     model = compiled(tiny_backbone, None)
     optimizer = LayerwiseAdamW(warmup_cosine(rate, 8), layerwise_decay(model, 0.5) | {"segment_embedding": 0.0})
     model.compile(optimizer, "binary_crossentropy", metrics=[LogitStatistics()], run_eagerly=True)
@@ -76,8 +81,11 @@ def test_any_rate_asked_for_begins_inside_the_band(tiny_backbone, batch, rate):
     assert relative.pop("segment_embedding") == 0  # frozen stays frozen
     if rate != 1e-2:
         np.testing.assert_allclose(relative["logit"], head_edge, rtol=1e-3)
-        np.testing.assert_allclose(relative["pooled_dense"], edge, rtol=1e-3)
-        np.testing.assert_allclose(relative["transformer_layer_1"], edge / 2, rtol=1e-3)
+        np.testing.assert_allclose(relative["pooled_dense"], head_edge if pooler_is_new else edge, rtol=1e-3)
+        # The band is that of the encoder's fastest layer, the pooler if it was trained.
+        fastest = edge if pooler_is_new else edge / 2
+        np.testing.assert_allclose(relative["transformer_layer_1"], fastest, rtol=1e-3)
+        np.testing.assert_allclose(relative["transformer_layer_0"], fastest / 2, rtol=1e-3)
         assert [intervention.step for intervention in controller.interventions] == [0]
     assert all(0 < value <= 0.2 * (1 + 1e-3) for value in relative.values())
     assert all(np.isfinite(weight).all() for weight in model.get_weights())

@@ -385,8 +385,14 @@ def test_bound_of_an_unknown_layer_is_refused():
 
 
 def test_head_is_what_pre_training_did_not_fill(tiny_backbone):
-    assert head_layers(binary_classifier(tiny_backbone, hidden_dim=3)) == ["hidden", "logit"]
     flat = keras.Model(tiny_backbone.input, keras.layers.Dense(1, name="out")(tiny_backbone.output["pooled_output"]))
+    model = binary_classifier(tiny_backbone, hidden_dim=3)
+    # A pooler as it was made, which nothing has trained, and one that has grown.
+    assert head_layers(model) == ["pooled_dense", "hidden", "logit"]
+    assert head_layers(flat) == ["pooled_dense", "out"]
+    pooler = tiny_backbone.get_layer("pooled_dense")
+    pooler.kernel.assign(2 * pooler.kernel)
+    assert head_layers(model) == ["hidden", "logit"]
     assert head_layers(flat) == ["out"]
 
 

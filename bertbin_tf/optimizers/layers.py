@@ -5,6 +5,9 @@ import re
 from collections.abc import Collection
 
 import keras
+import numpy as np
+
+from bertbin_tf.optimizers.statistics import MIN_WEIGHT_RMS
 
 
 def distance_from_head(model: keras.Model) -> dict[str, int]:
@@ -32,10 +35,11 @@ def distance_from_head(model: keras.Model) -> dict[str, int]:
 
 
 def head_layers(model: keras.Model) -> list[str]:
-    """Returns the names of the trainable layers that pre-training did not fill: those outside of the encoder.
+    """Returns the names of the trainable layers that pre-training did not fill.
 
     They come after the last transformer block and belong to the model itself, not to the encoder inside it. In a model
-    without an encoder inside, whose layers lie all on one level, they are those after the pooler.
+    without an encoder inside, whose layers lie all on one level, they are those after the pooler. The pooler is one of
+    them if its kernel is no larger than a new one, as in encoders that were pre-trained without it (all-MiniLM-L6-v2).
 
     Args:
         model: A model that contains a keras-nlp encoder.
@@ -50,7 +54,7 @@ def head_layers(model: keras.Model) -> list[str]:
     return [
         layer.name
         for layer in layers[last_block + 1 :]
-        if layer.trainable_weights and id(layer) not in inside and layer.name != "pooled_dense"
+        if layer.trainable_weights and (_is_new(layer) if layer.name == "pooled_dense" else id(layer) not in inside)
     ]
 
 
@@ -87,6 +91,11 @@ def layerwise_decay(model: keras.Model, rate: float = 0.9) -> dict[str, float]:
     if not 0 < rate <= 1:
         raise ValueError(f"`rate` must be greater than 0 and at most 1. Received: rate={rate}")
     return {layer: rate**distance for layer, distance in distance_from_head(model).items()}
+
+
+def _is_new(pooler):
+    kernel = keras.ops.convert_to_numpy(pooler.kernel)
+    return float(np.sqrt(np.mean(np.square(kernel, dtype="float32")))) < 1.05 * MIN_WEIGHT_RMS
 
 
 def _layers_and_blocks(model):
