@@ -31,7 +31,7 @@ from bertbin_tf.export import export_saved_model
 from bertbin_tf.memory import keep_freed_memory
 from bertbin_tf.metrics import LogitStatistics
 from bertbin_tf.models import binary_classifier, load_backbone, load_preprocessor
-from bertbin_tf.optimizers import LayerwiseAdamW, layerwise_decay
+from bertbin_tf.optimizers import LayerwiseAdamW, head_layers, layerwise_decay
 
 keep_freed_memory()  # on a CPU: steps are faster
 keras.utils.set_random_seed(0)
@@ -76,8 +76,9 @@ with strategy.scope():
     schedule = keras.optimizers.schedules.CosineDecay(
         0.0, decay_steps=0.9 * len(batches), warmup_target=1e-4, warmup_steps=0.1 * len(batches)
     )
-    # Smaller rates towards the embeddings, a larger one for the head, whose kernel begins at zero.
-    multipliers = layerwise_decay(model, 0.9) | {"logit": 20.0}
+    # Smaller rates towards the embeddings, a larger one for what pre-training did not fill: the head, whose kernel begins
+    # at zero, and MiniLM's pooler.
+    multipliers = layerwise_decay(model, 0.9) | dict.fromkeys(head_layers(model), 20.0)
     model.compile(
         LayerwiseAdamW(schedule, multipliers, global_clipnorm=1.0),
         keras.losses.BinaryCrossentropy(),

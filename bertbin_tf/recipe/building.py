@@ -109,7 +109,7 @@ def _build_optimizer(recipe, model, num_steps):
         return keras.optimizers.Adam(rate)
     multipliers = layerwise_decay(model, recipe.layer_decay) if recipe.layer_decay < 1 else {}
     if recipe.head_init != "keras":
-        multipliers["logit"] = HEAD_MULTIPLIER
+        multipliers |= dict.fromkeys(head_layers(model), HEAD_MULTIPLIER)
     bounds = None
     if recipe.optimizer == "controlled":
         bounds = dict.fromkeys(distance_from_head(model), BAND[1]) | dict.fromkeys(head_layers(model), HEAD_BAND[1])
