@@ -36,7 +36,7 @@ def _section(code, example):
     if code in REMEDIES:
         cure = inspect.getdoc(REMEDIES[code]).splitlines()[0]
         tried = "It is not tried: a few rows cannot show it." if code in UNTRIED else "It is tried."
-        lines += [f"`treat()` applies: {cure[0].lower()}{cure[1:]} {tried}", ""]
+        lines += [f"`treat()` applies this: {cure} {tried}", ""]
     else:
         lines += ["`treat()` leaves it to you.", ""]
     return "\n".join(lines)

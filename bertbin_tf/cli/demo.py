@@ -42,21 +42,22 @@ def demo(quick: bool, compare: bool, as_json: bool) -> None:
     for name in ("minilm", "vader"):
         assets.fetch(name)
     portion = QUICK if quick else ""
-    folder = Path("runs") / time.strftime("demo-%Y%m%d-%H%M%S")
+    stamp = time.strftime("%Y%m%d-%H%M%S")
     ours = Recipe(TRAIN_DATA + portion, epochs=1)
     recipes = {"ours": ours}
     if compare:
         set_ups = {"naive": Recipe.naive, "plateau": Recipe.plateau, "hidden_head": Recipe.hidden_head}
         recipes |= {name: set_up(ours.train_data, epochs=ours.epochs) for name, set_up in set_ups.items()}
+    folders = {name: Path("runs") / f"demo-{stamp}-{name}" for name in recipes}
     results = {}
     for name, recipe in recipes.items():
         _say(f"Fine-tuning '{name}' on {recipe.train_data} ...", as_json)
-        train(recipe, folder / name, verbose=console.keras_verbosity(as_json))
-        results[name] = _evaluate(folder / name, TEST_DATA + portion, as_json)
+        train(recipe, folders[name], verbose=console.keras_verbosity(as_json))
+        results[name] = _evaluate(folders[name], TEST_DATA + portion, as_json)
     _say("Exporting, and asking the exported model in a fresh process ...", as_json)
-    run = load_run(folder / "ours")
+    run = load_run(folders["ours"])
     with console.status("Writing the SavedModel ..."):
-        version = export_run(run, folder / "ours", SAVED_MODEL)
+        version = export_run(run, folders["ours"], SAVED_MODEL)
     with console.status("Starting a fresh process ..."):
         answers = _ask(version)
     if np.abs(run.predict(TEXTS) - answers["probability"]).max() > 1e-5:
@@ -65,7 +66,7 @@ def demo(quick: bool, compare: bool, as_json: bool) -> None:
         "results": results,
         "answers": dict(zip(TEXTS, answers["probability"], strict=True)),
         "seconds": time.perf_counter() - started,
-        "run": str(folder / "ours"),
+        "run": str(folders["ours"]),
         "saved_model": str(version),
     }
     if as_json:
