@@ -76,7 +76,7 @@ with strategy.scope():
     schedule = keras.optimizers.schedules.CosineDecay(
         0.0, decay_steps=0.9 * len(batches), warmup_target=1e-4, warmup_steps=0.1 * len(batches)
     )
-    # Smaller rates towards the embeddings, a larger one for what pre-training did not fill: the head, whose kernel begins
+    # Smaller rates towards the embeddings, a larger one for what pre-training did not fill: the head, which begins
     # at zero, and MiniLM's pooler.
     multipliers = layerwise_decay(model, 0.9) | dict.fromkeys(head_layers(model), 20.0)
     model.compile(
