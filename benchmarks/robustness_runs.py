@@ -107,6 +107,7 @@ def train_and_measure(run, backbone, base_rate, batches, test, callbacks=(), **f
 
 
 def train_on(run, texts, labels, backbone=load_backbone, num_steps=NUM_STEPS, callbacks=(), **fields):
+    keras.utils.set_random_seed(run["seed"])  # `Dataset.shuffle` takes it too, beside its own
     batches = training_batches(texts, labels, run["seed"], num_steps)
     test = test_rows(run["dataset"])
     return train_and_measure(run, backbone, float(np.mean(labels)), batches, test, callbacks, **fields)
