@@ -157,11 +157,11 @@ def test_long_texts_and_nul_characters_are_read(tmp_path, suffix):
 
 def test_texts_are_read_without_labels(tmp_path):
     (tmp_path / "lines.txt").write_bytes(b"good\r\n\r\nbad  \n")
-    assert data.read_texts(tmp_path / "lines.txt") == ["good", "", "bad  "]
-    assert data.read_texts(str(write(tmp_path / "rows.csv", TEXTS, LABELS))) == TEXTS
-    assert data.read_texts(pd.DataFrame({"anything": TEXTS})) == TEXTS
+    assert list(data.read_texts(tmp_path / "lines.txt")) == ["good", "", "bad  "]
+    assert list(data.read_texts(str(write(tmp_path / "rows.csv", TEXTS, LABELS)))) == TEXTS
+    assert list(data.read_texts(pd.DataFrame({"anything": TEXTS}))) == TEXTS
     for texts in (TEXTS, tuple(TEXTS), np.array(TEXTS), pd.Series(TEXTS)):
-        assert data.read_texts(texts) == TEXTS
+        assert list(data.read_texts(texts)) == TEXTS
 
 
 def test_base_rate_is_the_share_of_ones():

@@ -109,7 +109,7 @@ def predict(path: Path, source: str, text: str | None) -> None:
         # Undecodable bytes pass through to the tokenizer, which makes them `[UNK]`.
         lines = (line.rstrip(b"\r\n") for line in sys.stdin.buffer)
     else:
-        lines = iter(data.read_texts(source, text=text))
+        lines = data.read_texts(source, text=text)
     while some := list(itertools.islice(lines, LINES_AT_ONCE)):
         for line, probability, label in zip(some, *answer(some), strict=True):
             line = line.decode("utf-8", errors="replace") if isinstance(line, bytes) else line

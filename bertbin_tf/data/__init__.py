@@ -4,13 +4,14 @@
 """
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
 from bertbin_tf.data.batches import batch_by_length, compiled_encoder, encode, tokenize
-from bertbin_tf.data.files import read_file
+from bertbin_tf.data.files import lines_of
 from bertbin_tf.data.rows import check_rows, check_texts, find_columns, find_text_column
 from bertbin_tf.data.sources import load_table
 from bertbin_tf.data.splits import base_rate, collect, fingerprint, split
@@ -81,33 +82,36 @@ def read(
     return tf.data.Dataset.from_tensor_slices((tf.constant(texts), labels))
 
 
-def read_texts(source, *, text: str | None = None) -> list[str]:
+def read_texts(source, *, text: str | None = None) -> Iterator[str]:
     """Reads texts alone, to predict on; the labels of a source are not looked at and need not be there.
+
+    A file is read twice, first to check all of it and then a text at a time: it may be larger than memory.
 
     Args:
         source: What `read` takes, a `.txt` file with one text per line, or a sequence of strings.
         text: String, the column with the texts. Defaults to the one with an obvious name, or the only one.
 
     Returns:
-        List of strings, in the order of the source. Blank lines of a `.txt` file are texts too, so that the answers
-        can be pasted beside them.
+        Iterator over strings, in the order of the source. Blank lines of a `.txt` file are texts too, so that the
+        answers can be pasted beside them.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If the source cannot be read or a text is missing.
 
     Example:
-    >>> read_texts(["a great film", "a dull one"])
+    >>> list(read_texts(["a great film", "a dull one"]))
     ['a great film', 'a dull one']
     """
     if isinstance(source, str | os.PathLike) and Path(source).suffix.lower() == ".txt":
-        lines = read_file(Path(source)).split("\n")
-        return [line.removesuffix("\r") for line in (lines if lines[-1] else lines[:-1])]
+        for _ in lines_of(Path(source)):  # whatever is wrong with the file is to be known before the first answer
+            pass
+        return (line.removesuffix("\r") for line in lines_of(Path(source)))
     if _is_sequence_of_strings(source):
         source = {"text": source}
     table = load_table(source)
-    (texts,) = table.load(find_text_column(table, text))
-    return [text.decode("utf-8", errors="replace") for text in check_texts(table, texts)]
+    texts = check_texts(table, find_text_column(table, text))
+    return (text.decode("utf-8", errors="replace") for text in texts)
 
 
 def _is_sequence_of_strings(source):

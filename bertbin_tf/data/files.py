@@ -8,6 +8,7 @@ import functools
 import itertools
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from bertbin_tf.data.table import Table, describe
@@ -32,14 +33,24 @@ def load_file(path: Path) -> Table:
     return loader(path)
 
 
-def read_file(path: Path) -> str:
-    """Returns the text of a UTF-8 file, with or without a byte-order mark.
+def lines_of(path: Path) -> Iterator[str]:
+    """Yields the lines of a UTF-8 file, with or without a byte-order mark, without their ends.
+
+    A line ends where a line feed is, and nowhere else: JSON allows the other ends of `str.splitlines` inside a string.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If it is a folder, empty, or not UTF-8.
     """
-    return "".join(_decode(path))
+    rest = ""
+    for text in _decode(path):
+        first, *others = text.split("\n")
+        rest += first
+        for line in others:
+            yield rest
+            rest = line
+    if rest:
+        yield rest
 
 
 def _decode(path):
@@ -85,15 +96,15 @@ def _load_delimited(path):
         if len({len(row) for row, _ in read_rows()}) > 1:
             # Cells of several lines, or with tabs in them: only quotes hold those together.
             read_rows = functools.partial(_quoted_rows, path, "\t")
-    with contextlib.closing(read_rows()) as rows:
-        names, _ = next(rows)
+    with contextlib.closing(read_rows()) as header:
+        names, _ = next(header)
     if len(set(names)) < len(names):
         raise ValueError(f"{path} has two columns of the same name: {', '.join(names)}.")
     lines = array.array("q")
 
-    def load(*wanted):
+    def rows(*wanted):
         del lines[:]
-        indices, columns = [names.index(name) for name in wanted], [[] for _ in wanted]
+        indices = [names.index(name) for name in wanted]
         for row, line in itertools.islice(read_rows(), 1, None):
             if len(row) != len(names):
                 raise ValueError(
@@ -101,11 +112,9 @@ def _load_delimited(path):
                     "Quote the cells that hold the delimiter."
                 )
             lines.append(line)
-            for index, column in zip(indices, columns, strict=True):
-                column.append(row[index])
-        return columns
+            yield tuple(row[index] for index in indices)
 
-    return Table(str(path), names, load, lines=lines, empty_is_missing=True)
+    return Table(str(path), names, rows, lines=lines, empty_is_missing=True)
 
 
 def _quoted_rows(path, delimiter):
@@ -139,9 +148,23 @@ def _plain_rows(path):
 
 def _load_jsonl(path):
     """Reads JSON Lines with the standard library: pyarrow takes a text such as "2020-01-01" for a time."""
-    rows, lines = [], []
-    # Not `splitlines`, which also splits at characters that JSON allows inside a string.
-    for line, content in enumerate(read_file(path).split("\n"), start=1):
+    names: dict[str, None] = {}
+    for row, _ in _objects(path):  # they need not all have the same keys
+        names.update(dict.fromkeys(row))
+    lines = array.array("q")
+
+    def rows(*wanted):
+        del lines[:]
+        for row, line in _objects(path):
+            lines.append(line)
+            yield tuple(row.get(name) for name in wanted)
+
+    return Table(str(path), list(names), rows, lines=lines)
+
+
+def _objects(path):
+    """Yields each object of a JSON Lines file, and its line."""
+    for line, content in enumerate(lines_of(path), start=1):
         if not content.strip():
             continue
         try:
@@ -155,9 +178,7 @@ def _load_jsonl(path):
             raise ValueError(f"{path} has broken JSON in line {line}: {error}") from None
         if not isinstance(row, dict):
             raise ValueError(f"{path} has no JSON object in line {line}. Received: {describe(row)}")
-        rows.append(row)
-        lines.append(line)
-    return Table.from_dicts(str(path), rows, lines=lines)
+        yield row, line
 
 
 def _load_parquet(path):
@@ -174,8 +195,9 @@ def _load_parquet(path):
 
     file = read(lambda: pyarrow.parquet.ParquetFile(path))
 
-    def load(*names):
-        table = read(lambda: file.read(columns=list(names)))
-        return [read(table.column(name).to_pylist) for name in names]
+    def rows(*names):
+        batches = read(lambda: file.iter_batches(columns=list(names)))
+        while (batch := read(lambda: next(batches, None))) is not None:
+            yield from zip(*[read(batch.column(name).to_pylist) for name in names], strict=True)
 
-    return Table(str(path), file.schema_arrow.names, load)
+    return Table(str(path), file.schema_arrow.names, rows)

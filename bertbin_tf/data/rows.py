@@ -4,7 +4,7 @@ import numbers
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -78,20 +78,27 @@ def check_rows(
     return encoded, binary
 
 
-def check_texts(table: Table, texts: list) -> list[bytes]:
-    """Returns the texts as UTF-8, for a table that needs no labels.
+def check_texts(table: Table, column: str) -> Iterator[bytes]:
+    """Returns an iterator over the texts as UTF-8, of a table that needs no labels; they are all checked before.
 
     Raises:
         ValueError: If there are no rows, or one of them has no text.
     """
-    if not texts:
+    num_rows, missing = 0, []
+    for row, (text,) in enumerate(table.rows(column)):
+        num_rows = row + 1
+        if _is_missing_text(table, text):
+            missing.append(row)
+        else:
+            _encode(table, row, text)
+    if not num_rows:
         raise ValueError(f"{table.name} has no rows.")
-    if missing := [row for row in range(len(texts)) if _is_missing_text(table, texts[row])]:
+    if missing:
         raise ValueError(
-            f"There are {len(missing)} of {len(texts)} rows in {table.name} with a missing text: "
+            f"There are {len(missing)} of {num_rows} rows in {table.name} with a missing text: "
             f"{table.name_rows(missing)}. Fill them in or leave them out."
         )
-    return _encode_texts(table, range(len(texts)), texts)
+    return (_encode(table, row, text) for row, (text,) in enumerate(table.rows(column)))
 
 
 def _is_missing(value):
@@ -110,19 +117,22 @@ def _is_missing_text(table, value):
 def _encode_texts(table, rows, texts):
     """Returns the texts of some rows as UTF-8, in the list that they are in: of millions there is no room for two."""
     for row in rows:
-        text = texts[row]
-        if not isinstance(text, str | bytes):
-            raise ValueError(
-                f"All texts of {table.name} must be strings. Received: {describe(text)} in {table.name_rows([row])}"
-            )
-        try:
-            texts[row] = text.encode("utf-8") if isinstance(text, str) else text
-        except UnicodeEncodeError as error:
-            raise ValueError(
-                f"{table.name} has half a character (a lone surrogate, {text[error.start]!r}) in "
-                f"{table.name_rows([row])}. Whatever wrote it cut an emoji in two; repair or leave out that text."
-            ) from None
+        texts[row] = _encode(table, row, texts[row])
     return texts if len(rows) == len(texts) else [texts[row] for row in rows]
+
+
+def _encode(table, row, text):
+    if not isinstance(text, str | bytes):
+        raise ValueError(
+            f"All texts of {table.name} must be strings. Received: {describe(text)} in {table.name_rows([row])}"
+        )
+    try:
+        return text.encode("utf-8") if isinstance(text, str) else text
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{table.name} has half a character (a lone surrogate, {text[error.start]!r}) in "
+            f"{table.name_rows([row])}. Whatever wrote it cut an emoji in two; repair or leave out that text."
+        ) from None
 
 
 def _to_binary(table, rows, labels, positive):

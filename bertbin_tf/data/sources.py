@@ -66,7 +66,9 @@ def _from_hugging_face(dataset):
         splits = list(dataset)
         raise ValueError(f"A DatasetDict holds several datasets. Give one of them, such as source[{splits[0]!r}].")
     dataset = dataset.with_format(None)
-    return Table("the Dataset", dataset.column_names, lambda *names: [list(dataset[name]) for name in names])
+    return Table(
+        "the Dataset", dataset.column_names, lambda *names: zip(*(dataset[name] for name in names), strict=True)
+    )
 
 
 def _load_tfds(source):
@@ -133,7 +135,7 @@ def _from_dataset(name, dataset):
     if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
         raise ValueError(f"{name} never ends. Give it before `repeat()`.")
 
-    def load(*names):
+    def rows(*names):
         for column in names:
             shape = getattr(dataset.element_spec[column], "shape", None)
             if shape is None or shape.rank != 0:
@@ -141,10 +143,7 @@ def _from_dataset(name, dataset):
                     f"{name} must have one value per row in '{column}', not batches or lists. `unbatch()` it first. "
                     f"Received: {dataset.element_spec[column]}"
                 )
-        columns = [[] for _ in names]
         for batch in dataset.map(lambda row: [row[n] for n in names]).batch(1024).as_numpy_iterator():
-            for column, values in zip(columns, batch, strict=True):
-                column.extend(values.tolist())
-        return columns
+            yield from zip(*(values.tolist() for values in batch), strict=True)
 
-    return Table(name, list(dataset.element_spec), load)
+    return Table(name, list(dataset.element_spec), rows)

@@ -1,7 +1,7 @@
 """What every source is turned into before anything is checked."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 
 @dataclasses.dataclass(frozen=True)
@@ -11,17 +11,26 @@ class Table:
     Args:
         name: String, what an error message calls the source.
         columns: List of the columns' names.
-        load: Function from columns' names to their values, a list for each. A call reads the source once.
-        lines: Sequence with the line of each row, as an editor counts, if the source is a text file. It is known
-            once `load` was called.
+        rows: Function from columns' names to an iterator over the rows, each a tuple of their values. A call reads the
+            source once, a row or some at a time.
+        lines: Sequence with the line of each row, as an editor counts, if the source is a text file. It is known of
+            the rows that were read last.
         empty_is_missing: Whether the source cannot tell an empty string from a missing value.
     """
 
     name: str
     columns: list[str]
-    load: Callable[..., list[list]]
+    rows: Callable[..., Iterator[tuple]]
     lines: Sequence[int] | None = None
     empty_is_missing: bool = False
+
+    def load(self, *names: str) -> list[list]:
+        """Returns all values of some columns, a list for each."""
+        columns: list[list] = [[] for _ in names]
+        for row in self.rows(*names):
+            for column, value in zip(columns, row, strict=True):
+                column.append(value)
+        return columns
 
     def name_rows(self, rows: Sequence[int]) -> str:
         """Returns `"lines 3, 7, 12"` or `"rows 0, 4 (counted from 0)"`, at most ten of them."""
@@ -42,7 +51,11 @@ class Table:
         sizes = {key: len(values) for key, values in columns.items()}
         if len(set(sizes.values())) > 1:
             raise ValueError(f"All columns of {name} must have the same number of rows. Received: {sizes}")
-        return cls(name, list(columns), lambda *names: [_to_list(columns[name]) for name in names], **kwargs)
+
+        def rows(*names):
+            return zip(*(_to_list(columns[name]) for name in names), strict=True)
+
+        return cls(name, list(columns), rows, **kwargs)
 
     @classmethod
     def from_dicts(cls, name: str, rows: list[dict], **kwargs) -> "Table":
