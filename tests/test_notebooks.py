@@ -28,6 +28,7 @@ def test_committed_notebook_has_the_cells_of_its_source_and_outputs(source):
     committed = jupytext.read(source.with_suffix(".ipynb"))
     expected = jupytext.read(source)
     assert [cell.source for cell in committed.cells] == [cell.source for cell in expected.cells]
+    assert committed.cells[0].source.startswith("# ") and committed.cells[0].cell_type == "markdown"
     assert len(committed.cells) <= 15
     code = [cell for cell in committed.cells if cell.cell_type == "code"]
     assert code[-1].outputs and "assert " in code[-1].source

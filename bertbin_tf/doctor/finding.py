@@ -132,9 +132,10 @@ class Diagnosis:
         return "\n\n".join(parts)
 
     def _repr_html_(self):
+        cell = '<td style="text-align: left; vertical-align: top">'  # Jupyter sets cells to the right
         rows = "".join(
-            f"<tr><td><b>{html.escape(finding.code)}</b><br>{html.escape(finding.status)}</td>"
-            f"<td>{html.escape(finding.evidence)}<br>{html.escape(finding.trial)}<pre>{html.escape(finding.remedy.strip())}</pre></td></tr>"
+            f"<tr>{cell}<b>{html.escape(finding.code)}</b><br>{html.escape(finding.status)}</td>"
+            f"{cell}{html.escape(finding.evidence)}<br>{html.escape(finding.trial)}<pre>{html.escape(finding.remedy.strip())}</pre></td></tr>"
             for finding in self.findings
         )
         notes = "".join(f"<li>{html.escape(line)}</li>" for line in (*self.symptoms, *self.unread))

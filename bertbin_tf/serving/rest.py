@@ -203,7 +203,7 @@ class _Api:
             raise too_large
         try:
             return await asyncio.wait_for(read(), self._limits.seconds)
-        except asyncio.TimeoutError as error:
+        except TimeoutError as error:
             raise Refused(
                 408, f"The body did not arrive in {self._limits.seconds:g} seconds", Connection="close"
             ) from error
