@@ -95,7 +95,7 @@ def _train(run):
 
 def _position(run):
     names = sorted(path.name for path in (run / "backup").glob("*-*.npz")) if run.is_dir() else []
-    return [int(part) for part in names[-1].split("-")[:2]] if names else None
+    return [int(part) for part in names[-1].split("-")[1:3]] if names else None
 
 
 def _json(run, name):

@@ -11,6 +11,7 @@ SIGNIFICANT_BITS = {"bfloat16": 8, "float16": 11, "float32": 24, "float64": 53}
 # What `LogitStatistics` adds up over the rows: weights, positive labels, logits, cross-entropies, saturated logits,
 # squared deviations from the mean of the batch, and degrees of freedom of those.
 SUMS = ("rows", "positives", "logits", "losses", "saturated", "squares", "freedom")
+DEFAULT_NAME = "logit_statistics"
 
 
 def saturation_logit(dtype: str) -> float:
@@ -33,7 +34,8 @@ class LogitStatistics(keras.metrics.Metric):
     pooled over the batches, so that a level that drifts during the epoch does not pass for a spread.
 
     Adds three floats to `logs`: `logit_mean`, `logit_spread` (>= 0) and `logit_saturation`, the share in [0, 1] of
-    rows whose absolute logit is so large that the sigmoid is exactly 0 or 1 in the dtype of the predictions.
+    rows whose absolute logit is so large that the sigmoid is exactly 0 or 1 in the dtype of the predictions. A name of
+    its own comes in front of them, as in `spam_logit_mean`: of a model with two outputs each needs one.
 
     The sums behind them, which are never averaged, are in the variable `sums`, in the order of `metrics.SUMS`: the
     difference between two readings tells of the batches between them.
@@ -42,7 +44,8 @@ class LogitStatistics(keras.metrics.Metric):
         threshold: Float > 0, the absolute logit that counts as saturated; larger ones are counted as this. Defaults
             to `None`, the dtype's own: 6.2 in bfloat16, 8.3 in float16, 17.3 in float32.
         from_logits: Bool, whether predictions are logits and not probabilities. Defaults to `False`.
-        name, dtype: As for every metric.
+        name: String. Defaults to `"logit_statistics"`.
+        dtype: As for every metric.
 
     Raises:
         ValueError: If `threshold` is not positive.
@@ -54,7 +57,7 @@ class LogitStatistics(keras.metrics.Metric):
     0.5
     """
 
-    def __init__(self, threshold=None, from_logits=False, name="logit_statistics", dtype=None):
+    def __init__(self, threshold=None, from_logits=False, name=DEFAULT_NAME, dtype=None):
         super().__init__(name=name, dtype=dtype)
         if threshold is not None and not threshold > 0:
             raise ValueError(f"`threshold` must be greater than 0. Received: threshold={threshold}")
@@ -82,15 +85,17 @@ class LogitStatistics(keras.metrics.Metric):
         )
         mean = keras.ops.divide_no_nan(total, rows)
         squares = keras.ops.sum(weights * keras.ops.square(logits - mean))
-        freedom = keras.ops.maximum(rows - 1, 0)
+        # n - 1 where all weights are 1, and the same whatever their scale.
+        freedom = rows - keras.ops.divide_no_nan(keras.ops.sum(keras.ops.square(weights)), rows)
         self.sums.assign_add(keras.ops.stack([rows, positive, total, loss, saturated, squares, freedom]))
 
     def result(self):
         rows, _, total, _, saturated, squares, freedom = keras.ops.unstack(self.sums, len(SUMS))
+        prefix = "" if self.name == DEFAULT_NAME else f"{self.name}_"
         return {
-            "logit_mean": keras.ops.divide_no_nan(total, rows),
-            "logit_spread": keras.ops.sqrt(keras.ops.divide_no_nan(squares, freedom)),
-            "logit_saturation": keras.ops.divide_no_nan(saturated, rows),
+            f"{prefix}logit_mean": keras.ops.divide_no_nan(total, rows),
+            f"{prefix}logit_spread": keras.ops.sqrt(keras.ops.divide_no_nan(squares, freedom)),
+            f"{prefix}logit_saturation": keras.ops.divide_no_nan(saturated, rows),
         }
 
     def get_config(self):

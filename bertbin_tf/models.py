@@ -103,7 +103,7 @@ def fit_head(
 
     Args:
         model: As `binary_classifier` returns it.
-        batches: `tf.data.Dataset` of `(tokens, labels)`, shuffled.
+        batches: `tf.data.Dataset` of `(tokens, labels)`, shuffled; sample weights behind them are not used.
         num_rows: Int >= 2, the rows to fit to; as many batches are read as it takes. Defaults to `1024`.
         class_weight: Dict from label to weight, as for `fit`. Defaults to `None`.
 
@@ -137,11 +137,11 @@ def cache_features(model: keras.Model, batches: tf.data.Dataset) -> tuple[keras.
 
     Args:
         model: As `binary_classifier` returns it. Whether its encoder is `trainable` does not matter here.
-        batches: `tf.data.Dataset` of `(tokens, labels)`; one epoch, which must end.
+        batches: `tf.data.Dataset` of `(tokens, labels)`, one epoch, which must end; sample weights are not returned.
 
     Returns:
         Tuple of the head, a `keras.Model` from features to a probability, to be compiled; the features, a float32 array
-        of shape `(rows, dim)`; and the labels, an int array of shape `(rows,)`.
+        of shape `(rows, dim)`; and the labels, an array of shape `(rows,)`.
 
     Example:
     >>> head, features, labels = cache_features(model, batches)
@@ -157,7 +157,7 @@ def _run_once(encoder, batches, num_rows=float("inf")):
     """Returns an encoder's features of so many rows, or some more, and their labels."""
     encode = tf.function(functools.partial(encoder, training=False), reduce_retracing=True)
     features, labels = [], []
-    for tokens, batch_labels in batches:
+    for tokens, batch_labels, *_ in batches:
         features.append(keras.ops.convert_to_numpy(encode(tokens)).astype("float32"))
         labels.extend(np.ravel(keras.ops.convert_to_numpy(batch_labels)))
         if len(labels) >= num_rows:
@@ -206,7 +206,7 @@ def load_preprocessor(preset: str = "minilm", sequence_length: int = 128):
             return preprocessor(tokenizer, sequence_length=sequence_length)
     raise ValueError(
         f"keras-nlp has no text classifier preprocessor for a {type(tokenizer).__name__}. Received: preset='{preset}'. "
-        "Choose the preset of an encoder: BERT, RoBERTa, DistilBERT, DeBERTa, ALBERT, ELECTRA ..."
+        "Choose the preset of an encoder: BERT, RoBERTa, DistilBERT, DeBERTa, ALBERT ..."
     )
 
 

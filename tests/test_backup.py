@@ -11,8 +11,10 @@ import warnings
 import keras
 import numpy as np
 import pytest
+from conftest import build_tiny_backbone
 
 from bertbin_tf.callbacks import LayerwiseLearningRateController
+from bertbin_tf.metrics import LogitStatistics
 from bertbin_tf.models import binary_classifier
 from bertbin_tf.optimizers import LayerwiseAdamW
 from bertbin_tf.recipe import Preempted, Recipe, TrainingBackup, train
@@ -131,7 +133,7 @@ def test_sigterm_keeps_what_was_done_and_says_so(recipe, undisturbed, interrupt,
         interrupt(2, lambda: os.kill(os.getpid(), signal.SIGTERM), recipe, tmp_path / "run")
     assert error.value.code == 75
     assert signal.getsignal(signal.SIGTERM) is before
-    assert len(list((tmp_path / "run" / "backup").glob("00000-00000003-*.npz"))) == 1
+    assert len(list((tmp_path / "run" / "backup").glob("*-00000-00000003-*.npz"))) == 1
     assert_same(undisturbed, what_is_left(tmp_path / "run", train(recipe, tmp_path / "run", resume="auto", verbose=0)))
 
 
@@ -253,3 +255,66 @@ def test_processes_killed_at_random_moments_end_with_the_same_weights(recipe, tm
     weights = [keras.models.load_model(tmp_path / run / "model.keras").get_weights() for run in ("whole", "run")]
     for a, b in zip(*weights, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.fixture
+def few(tiny_preprocessor, tiny_reviews):
+    texts, labels = tiny_reviews
+    return tiny_preprocessor(texts[:20]), np.array(labels[:20])
+
+
+def compiled(dtype=None):
+    model = binary_classifier(build_tiny_backbone(dtype=dtype))
+    model.compile(LayerwiseAdamW(1e-3), "binary_crossentropy", metrics=[LogitStatistics()], run_eagerly=True)
+    return model
+
+
+def test_newest_backup_is_the_one_written_last(few, tmp_path):
+    model, backup = compiled(), TrainingBackup(tmp_path / "backup", [])
+    for epochs in (3, 1):  # the second `fit` gets less far than the first
+        model.fit(*few, 4, epochs=epochs, callbacks=[backup], verbose=0)
+    assert TrainingBackup(tmp_path / "backup", []).restore(compiled()) == Position(1, 0)
+    model.optimizer.iterations.assign(77)
+    backup.write()
+    other = compiled()
+    TrainingBackup(tmp_path / "backup", []).restore(other)
+    assert int(other.optimizer.iterations) == 77
+
+
+def test_backup_can_be_written_after_a_controlled_fit(few, tmp_path):
+    controller = LayerwiseLearningRateController()
+    model, backup = compiled(), TrainingBackup(tmp_path / "backup", [controller])
+    model.fit(*few, 4, callbacks=[controller, backup], verbose=0)
+    backup.write()
+    other, controller = compiled(), LayerwiseLearningRateController()
+    backup = TrainingBackup(tmp_path / "backup", [controller])
+    backup.restore(other)
+    other.fit(*few, 4, initial_epoch=1, epochs=2, callbacks=[controller, backup], verbose=0)
+    assert int(other.optimizer.iterations) == 10
+
+
+def test_fit_after_an_interrupted_one_counts_from_the_start(few, tmp_path):
+    positions = []
+
+    def interrupt(batch, logs):
+        positions.append(backup.position)
+        if len(positions) == 3:
+            raise KeyboardInterrupt
+
+    model, backup = compiled(), TrainingBackup(tmp_path / "backup", [])
+    callbacks = [backup, keras.callbacks.LambdaCallback(on_train_batch_end=interrupt)]
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(*few, 4, callbacks=callbacks, verbose=0)
+    model.fit(*few, 4, callbacks=callbacks, verbose=0)
+    assert [position.batch for position in positions] == [1, 2, 3, 1, 2, 3, 4, 5]
+
+
+def test_bfloat16_weights_come_back(few, tmp_path):
+    model, backup = compiled("bfloat16"), TrainingBackup(tmp_path / "backup", [])
+    model.fit(*few, 4, callbacks=[backup], verbose=0)
+    other = compiled("bfloat16")
+    TrainingBackup(tmp_path / "backup", []).restore(other)
+    for old, new in zip(model.weights, other.weights, strict=True):
+        np.testing.assert_array_equal(
+            keras.ops.convert_to_numpy(old).astype("float32"), keras.ops.convert_to_numpy(new).astype("float32")
+        )

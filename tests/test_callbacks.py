@@ -4,7 +4,7 @@ import pytest
 
 from bertbin_tf.callbacks import LayerwiseLearningRateScheduler, SaturationMonitor, gradual_unfreezing
 from bertbin_tf.models import binary_classifier
-from bertbin_tf.optimizers import LayerwiseAdamW, layerwise_decay
+from bertbin_tf.optimizers import LayerwiseAdamW, layer_table, layerwise_decay
 
 
 def compiled(backbone, optimizer=None, **kwargs):
@@ -98,3 +98,31 @@ def test_scheduler_needs_our_optimizer(tiny_backbone, batch):
 def test_epochs_per_block_below_one_is_refused(tiny_backbone):
     with pytest.raises(ValueError, match="epochs_per_block=0"):
         gradual_unfreezing(tiny_backbone, epochs_per_block=0)
+
+
+def test_model_may_have_inputs_that_the_backbone_has_not(tiny_backbone, batch):
+    tokens, labels = batch
+    extra = keras.Input((3,), name="extra")
+    features = keras.layers.Concatenate()([tiny_backbone(tiny_backbone.input)["pooled_output"], extra])
+    model = keras.Model(tiny_backbone.input | {"extra": extra}, keras.layers.Dense(1, "sigmoid")(features))
+    model.compile(LayerwiseAdamW(0.0), "binary_crossentropy", run_eagerly=True)
+    both = tokens | {"extra": np.ones((len(labels), 3), "float32")}
+    history = fit(model, (both, labels), SaturationMonitor(both, threshold=0.5))
+    pooled = np.abs(tiny_backbone(tokens)["pooled_output"])
+    assert history["saturation/pooled_dense"] == [pytest.approx((pooled > 0.5).mean())]
+    inner = keras.Sequential([keras.layers.Dense(2, name="deep"), keras.layers.Dense(1, "sigmoid")], name="inner")
+    nested = keras.Model(tiny_backbone.input, inner(tiny_backbone(tiny_backbone.input)["pooled_output"]))
+    nested.compile(LayerwiseAdamW(0.0), "binary_crossentropy", run_eagerly=True)
+    with pytest.raises(ValueError, match="a layer that the model's own inputs feed.*'inner'"):
+        fit(nested, batch, SaturationMonitor(tokens, layers=["deep"]))
+
+
+def test_optimizer_that_scales_the_loss_is_built_once(tiny_backbone, batch):
+    optimizer = keras.optimizers.LossScaleOptimizer(LayerwiseAdamW(1e-3, {"logit": 20.0}), initial_scale=64.0)
+    model = compiled(tiny_backbone, optimizer)
+    assert {row.layer: row.multiplier for row in layer_table(model).rows}["logit"] == 20.0
+    num_variables = len(optimizer.variables)
+    for _ in range(2):
+        fit(model, batch, LayerwiseLearningRateScheduler(lambda epoch, multipliers: multipliers))
+    assert len(optimizer.variables) == num_variables
+    assert float(optimizer.dynamic_scale) == 64.0

@@ -1,6 +1,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from conftest import build_tiny_backbone
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -250,3 +251,56 @@ def test_schedule_that_does_not_fit_the_training_is_named(tiny_backbone, batch, 
     check = LearningRateScheduleCheck()
     fit(compiled(tiny_backbone, LayerwiseAdamW(schedule)), batch, check, epochs=2)
     assert [message in warning for warning in check.warnings] == [True] if message else check.warnings == []
+
+
+def test_epochs_shorter_than_a_look_are_no_collapse(tiny_backbone, batch):
+    tokens, labels = batch
+    controller = LayerwiseLearningRateController(**ANYTHING, every=5)
+    model = compiled(tiny_backbone, LayerwiseAdamW(3e-3))
+    # Three batches an epoch: the looks come after the second, the first, the third ... of an epoch.
+    few = {name: value[:24] for name, value in tokens.items()}
+    seen = []
+    controller._collapse = lambda answers: seen.append(answers) or ""
+    fit(model, (few, labels[:24]), controller, epochs=10)
+    assert len(seen) == 6 and all(answers.entropy >= 0 and answers.spread > 0 for answers in seen[1:])
+
+
+def test_balanced_training_on_rare_positives_keeps_its_good_states(tiny_backbone, batch):
+    tokens, labels = batch
+    rare = {0: 0.5 / (1 - labels.mean()), 1: 0.5 / labels.mean()}
+    model = binary_classifier(tiny_backbone, dropout=0.0)
+    statistics = LogitStatistics()
+    model.compile(LayerwiseAdamW(3e-2), "binary_crossentropy", weighted_metrics=[statistics], run_eagerly=True)
+    controller = LayerwiseLearningRateController(**ANYTHING, every=2)
+    model.fit(tokens, labels, 8, epochs=4, class_weight=rare, shuffle=False, callbacks=[controller], verbose=0)
+    assert controller.get_state()["saved"] > 0
+
+
+@pytest.mark.parametrize("change", ["initial_epoch", "accumulation", "skipped", "stopped"])
+@pytest.mark.filterwarnings("error:The (learning rate|first epoch)")
+def test_training_that_fits_its_schedule_is_not_warned_of(tiny_backbone, batch, change):
+    optimizer = LayerwiseAdamW(
+        warmup_cosine(1e-3, 8, 2), gradient_accumulation_steps=3 if change == "accumulation" else None
+    )
+    if change == "skipped":  # float16 that overflows in each step
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer, initial_scale=3e38)
+    check = LearningRateScheduleCheck()
+    callbacks = [check]
+    model = compiled(tiny_backbone, optimizer, metrics=False)
+    if change == "stopped":
+        callbacks.append(planted(model, 3, lambda: setattr(model, "stop_training", True)))
+    if change == "initial_epoch":
+        fit(model, batch, epochs=1)
+        model.fit(*batch, 8, initial_epoch=1, epochs=2, callbacks=callbacks, verbose=0)
+    else:
+        fit(model, batch, *callbacks, epochs=2)
+    assert check.warnings == []
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_data_that_end_early_are_named(tiny_backbone, batch):
+    tokens, labels = batch
+    check = LearningRateScheduleCheck()
+    model = compiled(tiny_backbone, LayerwiseAdamW(1e-3))
+    model.fit(tf.data.Dataset.from_tensors((tokens, labels)), steps_per_epoch=3, callbacks=[check], verbose=0)
+    assert ["1 batches where 3 were planned" in warning for warning in check.warnings] == [True]

@@ -74,3 +74,23 @@ def test_bad_threshold_is_refused(threshold):
         LogitStatistics(threshold=threshold)
     with pytest.raises(ValueError, match="int8"):
         saturation_logit("int8")
+
+
+@pytest.mark.parametrize("weight", [1 / 16, 0.5, 10.0])
+def test_spread_does_not_depend_on_the_scale_of_the_weights(weight):
+    logits = np.random.default_rng(0).normal(size=16)
+    metric = LogitStatistics(from_logits=True)
+    metric.update_state(np.zeros(16), logits, sample_weight=np.full(16, weight))
+    np.testing.assert_allclose(results(metric)["logit_spread"], logits.std(ddof=1), rtol=1e-4)
+
+
+def test_outputs_with_metrics_of_their_own_names_are_told_apart():
+    inputs = keras.Input((3,))
+    model = keras.Model(
+        inputs, {name: keras.layers.Dense(1, "sigmoid", name=name)(inputs) for name in ("toxic", "spam")}
+    )
+    model.compile(
+        loss="binary_crossentropy", metrics={name: [LogitStatistics(name=name)] for name in ("toxic", "spam")}
+    )
+    logs = model.evaluate(np.ones((4, 3)), {name: np.zeros((4, 1)) for name in ("toxic", "spam")}, 0, return_dict=True)
+    assert {"toxic_logit_mean", "spam_logit_mean", "toxic_logit_spread"} <= set(logs)

@@ -450,3 +450,80 @@ def test_layer_table_escapes_names_in_html():
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1, name="<b>")])
     model.compile("sgd", "mse")
     assert "&lt;b&gt;" in layer_table(model)._repr_html_() and "<b>" not in layer_table(model)._repr_html_()
+
+
+def test_part_of_a_layer_has_what_was_said_of_the_layer(tiny_backbone):
+    model = binary_classifier(tiny_backbone)
+    part, block = "self_attention_layer", "transformer_layer_0"
+    with pytest.raises(ValueError, match=f"'{part}' is a part of several layers.*'{block}': 0.0"):
+        LayerwiseAdamW(1e-3, {block: 0.0}, max_relative_step={part: 1e-3}).build(model.trainable_variables)
+    frozen = {"transformer_layer_0": 0.0, "transformer_layer_1": 0.0}
+    optimizer = LayerwiseAdamW(1e-3, frozen, max_relative_step={part: 1e-3})
+    optimizer.build(model.trainable_variables)
+    assert optimizer.multipliers[part] == 0.0 and optimizer.multipliers["logit"] == 1.0
+
+
+def test_weights_are_decayed_by_their_own_name_and_not_by_that_of_a_layer():
+    layers = [keras.layers.Dense(4, name="debias"), keras.layers.LayerNormalization()]
+    model = keras.Sequential([keras.Input((3,)), *layers])
+    optimizer = LayerwiseAdamW(1e-3)
+    optimizer.exclude_from_weight_decay(var_names=["nothing"])
+    optimizer.build(model.trainable_variables)
+    decayed = [variable for variable in model.trainable_variables if optimizer._use_weight_decay(variable)]
+    assert decayed == [layers[0].kernel]
+
+
+@pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
+def test_weights_of_other_dtypes_train(dtype):
+    before = keras.config.floatx()
+    keras.config.set_floatx(dtype)
+    try:
+        model = two_layers(LayerwiseAdamW(1e-2, max_relative_step=0.1))
+        start = model.get_weights()
+        train(model, steps=2)
+    finally:
+        keras.config.set_floatx(before)
+    assert all(np.any(old != new) for old, new in zip(start, model.get_weights(), strict=True))
+
+
+class HeadFirst(keras.Model):
+    """As many write it: the head's attribute comes before the encoder's."""
+
+    def __init__(self, encoder):
+        super().__init__(name="net")
+        self.dense = keras.layers.Dense(1, "sigmoid")
+        self.encoder = encoder
+
+    def call(self, tokens):
+        return self.dense(self.encoder(tokens)["pooled_output"])
+
+
+@pytest.mark.parametrize("kind", ["nested", "subclassed"])
+def test_head_of_any_make_is_found_and_named_as_the_optimizer_does(tiny_backbone, kind):
+    if kind == "nested":
+        head = keras.Sequential([keras.layers.Dense(3), keras.layers.Dense(1, "sigmoid")], name="my_head")
+        model = keras.Model(tiny_backbone.input, head(tiny_backbone(tiny_backbone.input)["pooled_output"]))
+    else:
+        model = HeadFirst(tiny_backbone)
+        model({name: np.ones((2, 8), "int32") for name in ("token_ids", "segment_ids", "padding_mask")})
+    optimizer = LayerwiseAdamW(1e-3, layerwise_decay(model, 0.5))
+    optimizer.build(model.trainable_variables)
+    (head,) = set(head_layers(model)) - {"pooled_dense"}
+    assert head == ("my_head" if kind == "nested" else "net")
+    assert optimizer.multipliers[head] == 1.0 and optimizer.multipliers["token_embedding"] == 0.125
+    assert set(optimizer.multipliers) == set(distance_from_head(model))
+
+
+def test_blocks_are_counted_in_their_order(tiny_backbone):
+    inputs = keras.Input((4,))
+    hidden = keras.layers.Dense(4, name="group_0_inner_layer_0")(inputs)
+    hidden = keras.layers.Dense(4, name="group_1_inner_layer_0")(hidden)
+    model = keras.Model(inputs, keras.layers.Dense(1, name="out")(hidden))
+    assert distance_from_head(model) == {"group_0_inner_layer_0": 2, "group_1_inner_layer_0": 1, "out": 0}
+
+
+def test_model_without_trainable_weights_has_no_layers():
+    model = two_layers(LayerwiseAdamW(1e-3))
+    model.trainable = False
+    model.compile(LayerwiseAdamW(1e-3), "binary_crossentropy", run_eagerly=True)
+    assert [row.multiplier for row in layer_table(model).rows] == [0.0, 0.0]

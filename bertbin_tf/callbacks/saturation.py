@@ -16,11 +16,13 @@ class SaturationMonitor(keras.callbacks.Callback):
 
     Args:
         batch: Dict of int arrays of shape `(batch, length)`, as the model takes them; run once per epoch.
-        layers: Names of layers, at the top or inside the backbone. Defaults to `("pooled_dense",)`.
+        layers: Names of layers, at the top or inside the backbone, of functional models. Defaults to
+            `("pooled_dense",)`.
         threshold: Float in (0, 1); a unit is saturated where `abs(output) > threshold`. Defaults to `0.99`.
 
     Raises:
-        ValueError: If `threshold` is out of range or, when training starts, a layer does not exist.
+        ValueError: If `threshold` is out of range or, when training starts, a layer does not exist or is not fed by the
+            inputs of the model or of the backbone.
 
     Example:
     >>> tokens, labels = next(iter(batches))
@@ -45,7 +47,7 @@ class SaturationMonitor(keras.callbacks.Callback):
             if layer not in found:
                 raise ValueError(f"Unknown layer '{layer}'. The model has the layers {', '.join(found)}.")
         # One model per layer: a layer's input may belong to a nested backbone, which is run on the same batch.
-        self._activations = {layer: keras.Model(*found[layer]) for layer in self.layers}
+        self._activations = {layer: _model_to(layer, found) for layer in self.layers}
         self._first_spread = {layer: self._measure(layer)[1] for layer in self.layers}
 
     def on_epoch_end(self, epoch, logs=None):
@@ -55,16 +57,32 @@ class SaturationMonitor(keras.callbacks.Callback):
             logs[f"spread/{layer}"] = spread / max(self._first_spread[layer], keras.config.epsilon())
 
     def _measure(self, layer):
-        output = keras.ops.cast(self._activations[layer](self.batch, training=False), "float32")
+        model = self._activations[layer]
+        batch = {name: self.batch[name] for name in model.input}  # what else there is Keras would take for one of them
+        output = keras.ops.cast(model(batch, training=False), "float32")
         is_saturated = keras.ops.cast(keras.ops.abs(output) > self.threshold, "float32")
         spread = keras.ops.sqrt(keras.ops.mean(keras.ops.var(output, axis=0)))
         return float(keras.ops.mean(is_saturated)), float(spread)
 
 
 def _named_layers(model):
-    """Yields `(name, (input, output))` of every layer, those of nested models included."""
+    """Yields `(name, (layer, model))` of every layer and the model that it is in, those of nested models included."""
     for layer in model.layers:
         if isinstance(layer, keras.Model):
             yield from _named_layers(layer)
         else:
-            yield layer.name, (model.input, layer.output)
+            yield layer.name, (layer, model)
+
+
+def _model_to(name, found):
+    """Returns the model from the tokens to what a layer puts out."""
+    layer, model = found[name]
+    try:
+        if isinstance(model.input, dict):
+            return keras.Model(model.input, layer.output)
+    except (ValueError, AttributeError):  # a subclassed model has no inputs that are known
+        pass
+    raise ValueError(
+        f"The layer '{name}' cannot be watched: it must be a layer that the model's own inputs feed, or the "
+        f"backbone's, a dict of tokens, in a functional model. Received: a layer of '{model.name}'."
+    )

@@ -29,18 +29,37 @@ class LearningRateScheduleCheck(keras.callbacks.Callback):
         self._optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
         self._schedule = schedule_of(self._optimizer)
         self._start = self._steps()
-        if self._schedule and self.params.get("steps"):
-            self._check(self.params["steps"] * self.params["epochs"])
+        self._first_epoch = None
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._num_batches, self._steps_before = 0, self._steps()
+        if self._first_epoch is None:
+            self._first_epoch = epoch  # not always 0: `initial_epoch`
+            if self._schedule and self.params.get("steps"):
+                self._check(self.params["steps"] * (self.params["epochs"] - epoch))
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._num_batches = batch + 1
 
     def on_epoch_end(self, epoch, logs=None):
-        steps, planned = self._steps() - self._start, self.params.get("steps")
-        if epoch == 0 and self._schedule and planned is None:
-            self._check(steps * self.params["epochs"])
-        elif epoch == 0 and planned is not None and steps != planned:
+        if epoch != self._first_epoch or self.model.stop_training:
+            return
+        batches, planned = self._num_batches, self.params.get("steps")
+        # Fewer are nothing to warn of: some are accumulated still, or were skipped because float16 overflowed.
+        steps = max(batches, self._steps() - self._steps_before)
+        if planned is None:
+            if self._schedule:
+                self._check(steps * (self.params["epochs"] - epoch))
+        elif steps > planned:
             self._warn(
                 f"The first epoch took {steps} optimizer steps where {planned} were planned. A dataset that does not "
                 "know its cardinality ends each epoch with a step without data: end it with "
                 "`.apply(tf.data.experimental.assert_cardinality(n))`."
+            )
+        elif batches < planned:
+            self._warn(
+                f"The first epoch had {batches} batches where {planned} were planned: the data ended. Give `fit` the "
+                "`steps_per_epoch` that they have, or `repeat()` them."
             )
 
     def _steps(self):

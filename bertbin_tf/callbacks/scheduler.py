@@ -21,7 +21,8 @@ def layerwise_optimizer(model: keras.Model) -> LayerwiseAdamW:
         )
     with model.distribute_strategy.scope():
         check_replicas(model, "jit_compile", "steps_per_execution")
-        model.optimizer.build(model.trainable_variables)
+        if not model.optimizer.built:  # `LossScaleOptimizer` would make its variables once more
+            model.optimizer.build(model.trainable_variables)
     return optimizer
 
 

@@ -8,6 +8,12 @@ import keras
 import numpy as np
 
 
+def values_of(variables: Sequence[keras.Variable]) -> list[np.ndarray]:
+    """Returns the values of variables in dtypes that NumPy's files can hold: those of bfloat16 as float32."""
+    values = [keras.ops.convert_to_numpy(variable) for variable in variables]
+    return [value.astype("float32") if value.dtype.name == "bfloat16" else value for value in values]
+
+
 class Snapshot:
     """Keeps the values of variables on disk, and not in memory.
 
@@ -21,7 +27,7 @@ class Snapshot:
 
     def take(self) -> None:
         """Writes the values of now, in the place of those before."""
-        self.set_values([keras.ops.convert_to_numpy(variable) for variable in self._variables])
+        self.set_values(values_of(self._variables))
 
     def put_back(self) -> None:
         """Gives the variables the values that were written."""
@@ -29,7 +35,9 @@ class Snapshot:
             variable.assign(value)
 
     def get_values(self) -> list[np.ndarray]:
-        """Returns what was written, in the order of the variables."""
+        """Returns what was written, in the order of the variables; nothing once it is closed."""
+        if not os.path.exists(self._path):
+            return []
         with np.load(self._path, allow_pickle=False) as file:
             return list(file.values())
 

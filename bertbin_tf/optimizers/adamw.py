@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 from bertbin_tf.distribute import check_replicas
-from bertbin_tf.optimizers.layers import layers_of
+from bertbin_tf.optimizers.layers import layers_of, values_of_layers
 from bertbin_tf.optimizers.statistics import MIN_WEIGHT_RMS, LayerStatistics
 
 
@@ -21,7 +21,7 @@ class LayerwiseAdamW(keras.optimizers.AdamW):
 
     A layer is named by the first part of its weights' paths (`"transformer_layer_0"`, `"pooled_dense"`, `"logit"`)
     that is not common to all of them. Any other part of a path (`"self_attention_layer"`) can be given a multiplier
-    too; the innermost one counts.
+    too; the innermost one counts. What is said of a layer holds for its parts of which nothing is said.
 
     With `max_relative_step`, no step of a layer is larger than this share of its weights, from the very first one on
     and whatever rate was asked for: `rate <= max_relative_step * rms(weights) / max(1, rms(direction))`. The direction
@@ -78,24 +78,25 @@ class LayerwiseAdamW(keras.optimizers.AdamW):
         self._initial_multipliers = {
             layer: _check_multiplier(layer, value) for layer, value in (multipliers or {}).items()
         }
-        # Here and not left to the user, because Keras does not save the exclusion.
-        self.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
 
     def build(self, variables):
         if self.built:
             return
         check_replicas(self, "gradient_accumulation_steps", "ema_overwrite_frequency")
         super().build(variables)
-        bounds = self.max_relative_step if isinstance(self.max_relative_step, dict) else {}
+        bound = self.max_relative_step
+        bounds, default_bound = (bound, None) if isinstance(bound, dict) else ({}, bound)
         mentioned = self._initial_multipliers | bounds
         layers = layers_of(variables, mentioned)
         self._layers = tuple(dict.fromkeys(layers))
         self._layer_indices = tuple(self._layers.index(layer) for layer in layers)
         for layer in mentioned:
             self._check_layer(layer)
-        initial = [self._initial_multipliers.get(layer, 1.0) for layer in self._layers]
+        initial = list(values_of_layers(variables, layers, self._initial_multipliers, 1.0).values())
+        self._bounds = list(values_of_layers(variables, layers, bounds, default_bound).values())
         self._multipliers = self.add_variable(
             shape=(len(initial),),
+            dtype="float32",
             # Not `assign`: `fit()` builds inside a scope that forgets assignments.
             initializer=lambda shape, dtype: keras.ops.convert_to_tensor(initial, dtype),
             name="multipliers",
@@ -104,7 +105,7 @@ class LayerwiseAdamW(keras.optimizers.AdamW):
         # Of each layer the norms of its gradient, weights and update, and its rate. One variable a layer, for no way to
         # assign one row works under every strategy and compiler.
         self._norms = [
-            self.add_variable(shape=(4,), name=f"norms_{layer}", aggregation="only_first_replica")
+            self.add_variable((4,), dtype="float32", name=f"norms_{layer}", aggregation="only_first_replica")
             for layer in self._layers
         ]
         self._sizes = [0] * len(self._layers)
@@ -157,7 +158,6 @@ class LayerwiseAdamW(keras.optimizers.AdamW):
 
     def set_multipliers(self, multipliers: dict[str, float]) -> None:
         """Sets the multipliers of several layers; as `set_multiplier`, all or none."""
-        self._check_built()
         checked = self.multipliers
         for layer, value in multipliers.items():
             self._check_layer(layer)
@@ -191,10 +191,7 @@ class LayerwiseAdamW(keras.optimizers.AdamW):
 
     def _step_layer(self, layer, grads, variables, learning_rate):
         rate = tf.cast(learning_rate, tf.float32) * self._multipliers[layer]
-        size = self._sizes[layer]
-        bound = self.max_relative_step
-        if isinstance(bound, dict):
-            bound = bound.get(self._layers[layer])
+        size, bound = self._sizes[layer], self._bounds[layer]
         before = [tf.convert_to_tensor(variable) for variable in variables]
         weight_norm = _norm(before)
         if bound is not None:
@@ -242,6 +239,11 @@ class LayerwiseAdamW(keras.optimizers.AdamW):
             epsilon=tf.cast(self.epsilon, variable.dtype),
             grad=tf.cast(gradient, variable.dtype),
         )
+
+    def _use_weight_decay(self, variable):
+        # Not by `exclude_from_weight_decay`, which searches whole paths, is not saved, and is the user's.
+        name = variable.name.split("/")[-1].split(":")[0]
+        return not name.endswith(("bias", "gamma", "beta")) and super()._use_weight_decay(variable)
 
     def _apply_weight_decay(self, variables):
         """Does nothing: `_step_layer` decays, since only there the layer's own rate is known."""

@@ -9,13 +9,15 @@ import numpy as np
 
 from bertbin_tf.optimizers.statistics import MIN_WEIGHT_RMS
 
+BLOCK = re.compile(r"_layer_\d+$")
+
 
 def distance_from_head(model: keras.Model) -> dict[str, int]:
     """Returns how many blocks lie between each layer that has trainable weights and the head.
 
     The transformer blocks are the layers named `..._layer_<number>`, as in every keras-nlp encoder. What comes after
-    the last block (pooler, head) has distance 0, the last block 1, the first of `n` blocks `n`, and the embeddings
-    before it `n + 1`.
+    the last block (pooler, head), or lies outside of the encoder inside the model, has distance 0, the last block 1,
+    the first of `n` blocks `n`, and the embeddings before it `n + 1`. Layers are named as `LayerwiseAdamW` does it.
 
     Args:
         model: A model that contains a keras-nlp encoder, or the encoder itself.
@@ -23,23 +25,18 @@ def distance_from_head(model: keras.Model) -> dict[str, int]:
     Raises:
         ValueError: If the model has no such blocks.
     """
-    layers, blocks = _layers_and_blocks(model)
-    num_blocks = max(blocks.values()) + 1
-    distances, past_blocks = {}, False
-    for layer in layers:
-        past_blocks = past_blocks or layer.name in blocks
-        outside = 0 if past_blocks else num_blocks + 1
-        if layer.trainable_weights:
-            distances[layer.name] = num_blocks - blocks[layer.name] if layer.name in blocks else outside
+    distances: dict[str, int] = {}
+    for _, name, distance in _distances(model):
+        distances[name] = min(distance, distances.get(name, distance))
     return distances
 
 
 def head_layers(model: keras.Model) -> list[str]:
     """Returns the names of the trainable layers that pre-training did not fill.
 
-    They come after the last transformer block and belong to the model itself, not to the encoder inside it. In a model
-    without an encoder inside, whose layers lie all on one level, they are those after the pooler. The pooler is one of
-    them if its kernel is no larger than a new one, as in encoders that were pre-trained without it (all-MiniLM-L6-v2).
+    They belong to the model itself, not to the encoder inside it. In a model without an encoder inside, whose layers
+    lie all on one level, they are those after the last transformer block. The pooler is one of them if its kernel is no
+    larger than a new one, as in encoders that were pre-trained without it (all-MiniLM-L6-v2).
 
     Args:
         model: A model that contains a keras-nlp encoder.
@@ -47,24 +44,50 @@ def head_layers(model: keras.Model) -> list[str]:
     Raises:
         ValueError: If the model has no transformer blocks.
     """
-    layers, blocks = _layers_and_blocks(model)
-    last_block = max(i for i, layer in enumerate(layers) if layer.name in blocks)
-    encoders = [layer for layer in model.layers if isinstance(layer, keras.Model)]
-    inside = {id(layer) for encoder in encoders for layer in _leaf_layers(encoder)}
-    return [
-        layer.name
-        for layer in layers[last_block + 1 :]
-        if layer.trainable_weights and (_is_new(layer) if layer.name == "pooled_dense" else id(layer) not in inside)
+    inside = _ids_inside(model)
+    found = [
+        name
+        for layer, name, distance in _distances(model)
+        if distance == 0 and (_is_new(layer) if layer.name == "pooled_dense" else id(layer) not in inside)
     ]
+    return list(dict.fromkeys(found))
 
 
 def layers_of(variables: list[keras.Variable], mentioned: Collection[str] = ()) -> list[str]:
     """Returns the layer of each variable: the innermost part of its path that was mentioned, or the first own part."""
+    if not variables:
+        return []
     owners = [variable.path.split("/")[:-1] or [variable.path] for variable in variables]
     # A `Sequential` or subclassed model puts its own name in front of all its layers.
     shared = min(len(os.path.commonprefix(owners)), *(len(owner) - 1 for owner in owners))
     named = [[part for part in owner if part in mentioned] for owner in owners]
     return [names[-1] if names else owner[shared] for names, owner in zip(named, owners, strict=True)]
+
+
+def values_of_layers(
+    variables: list[keras.Variable], layers: list[str], values: dict[str, float], default: float | None
+) -> dict[str, float | None]:
+    """Returns the value of each layer: its own, else that of the layer around it, else the default.
+
+    Args:
+        variables: Of all layers.
+        layers: Strings, the layer of each variable, as `layers_of` returns them.
+        values: Dict from layers' names to what is said of them.
+        default: What holds where nothing is said.
+
+    Raises:
+        ValueError: If a layer lies in several, of which different things are said.
+    """
+    found: dict[str, dict[str, float | None]] = {}
+    for layer, owner in zip(layers, layers_of(variables, values), strict=True):
+        found.setdefault(layer, {})[owner] = values.get(owner, default)
+    for layer, around in found.items():
+        if len(set(around.values())) > 1:
+            raise ValueError(
+                f"'{layer}' is a part of several layers, for which different values were given: {around}. Give "
+                f"'{layer}' a value of its own too."
+            )
+    return {layer: next(iter(around.values())) for layer, around in found.items()}
 
 
 def layerwise_decay(model: keras.Model, rate: float = 0.9) -> dict[str, float]:
@@ -100,7 +123,8 @@ def _is_new(pooler):
 
 def _layers_and_blocks(model):
     layers = list(_leaf_layers(model))
-    blocks = {layer.name: int(match[1]) for layer in layers if (match := re.search(r"_layer_(\d+)$", layer.name))}
+    names = [layer.name for layer in layers if BLOCK.search(layer.name)]
+    blocks = {name: number for number, name in enumerate(dict.fromkeys(names))}
     if not blocks:
         raise ValueError(
             f"No transformer blocks, layers named '..._layer_<number>', were found in the model '{model.name}'. "
@@ -108,6 +132,29 @@ def _layers_and_blocks(model):
             "as a dict instead."
         )
     return layers, blocks
+
+
+def _distances(model):
+    """Yields each layer that has trainable weights, the name that `LayerwiseAdamW` gives it, and its distance."""
+    layers, blocks = _layers_and_blocks(model)
+    inside = _ids_inside(model)
+    names = dict(zip(map(id, model.trainable_variables), layers_of(model.trainable_variables), strict=True))
+    past_blocks = False
+    for layer in layers:
+        past_blocks = past_blocks or layer.name in blocks
+        if layer.name in blocks:
+            distance = len(blocks) - blocks[layer.name]
+        else:
+            distance = 0 if past_blocks or (inside and id(layer) not in inside) else len(blocks) + 1
+        if layer.trainable_weights:
+            yield layer, names[id(layer.trainable_weights[0])], distance
+
+
+def _ids_inside(model):
+    """Returns the `id` of each layer of the encoder inside a model, or nothing if there is none."""
+    parts = [list(_leaf_layers(layer)) for layer in model.layers if isinstance(layer, keras.Model)]
+    encoders = [part for part in parts if any(BLOCK.search(layer.name) for layer in part)]
+    return {id(layer) for encoder in encoders for layer in encoder}
 
 
 def _leaf_layers(model):

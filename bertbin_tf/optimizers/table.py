@@ -89,6 +89,7 @@ def layer_table(model: keras.Model) -> LayerTable:
         raise ValueError(f"`model` must be compiled, for the rates are the optimizer's. Received: {model!r}")
     if not optimizer.built:
         optimizer.build(model.trainable_variables)
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # Keras wraps it under `mixed_float16`
     measured = optimizer.statistics if isinstance(optimizer, LayerwiseAdamW) else {}
     if measured:
         multipliers = optimizer.multipliers

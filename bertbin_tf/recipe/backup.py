@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from bertbin_tf.callbacks.snapshot import values_of
 from bertbin_tf.distribute import any_worker
 from bertbin_tf.recipe.backup_files import read_newest_backup, write_backup
 
@@ -23,10 +24,7 @@ EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: try again
 
 
 class Preempted(SystemExit):
-    """The process was asked to end, by SIGTERM, or lost another worker; what is on disk says where to go on.
-
-    Its exit code is 75.
-    """
+    """The process, whose exit code is 75, was asked to end, by SIGTERM, or lost another worker."""
 
     def __init__(self, message: str):
         super().__init__(EXIT_CODE)
@@ -102,10 +100,9 @@ class TrainingBackup(keras.callbacks.Callback):
         self.carried = {}  # what the caller wants to find again, ready for JSON
         self._callbacks = list(callbacks)
         self._position = Position(0, 0)
-        self._asked_to_end, self._began_fit = None, None  # the moments
+        self._asked_to_end = self._began_fit = None  # the moments
         self._seconds, self.seconds_before = 0.0, 0.0
         self._restored = None
-        self._written = time.monotonic()
 
     @property
     def position(self) -> Position:
@@ -132,8 +129,7 @@ class TrainingBackup(keras.callbacks.Callback):
         Raises:
             ValueError: If the backup is of another training: other `facts`, or other variables.
         """
-        found = read_newest_backup(self.folder)
-        if found is None:
+        if (found := read_newest_backup(self.folder)) is None:
             return None
         state, path = found
         if changed := [name for name, value in self.facts.items() if state["facts"].get(name) != value]:
@@ -142,8 +138,9 @@ class TrainingBackup(keras.callbacks.Callback):
                 f"changed ({', '.join(changed)}). Restore that, or begin again in another folder."
             )
         self.set_model(model)
-        with model.distribute_strategy.scope():
-            model.optimizer.build(model.trainable_variables)
+        if not model.optimizer.built:
+            with model.distribute_strategy.scope():
+                model.optimizer.build(model.trainable_variables)
         _assign(self._variables(), state["variables"], path)
         self._position = Position(*state["position"])
         self.carried = state["carried"]
@@ -163,8 +160,8 @@ class TrainingBackup(keras.callbacks.Callback):
             "position": list(self._position),
             "carried": self.carried,
             "fit_seconds": self.fit_seconds,
-            "variables": [keras.ops.convert_to_numpy(variable) for variable in self._variables()],
-            "metrics": [keras.ops.convert_to_numpy(variable) for variable in self.model.metrics_variables],
+            "variables": values_of(self._variables()),
+            "metrics": values_of(self.model.metrics_variables),
             "callbacks": [_state_of(callback) for callback in self._callbacks],
         }
         if self.is_chief:
@@ -206,7 +203,9 @@ class TrainingBackup(keras.callbacks.Callback):
             signal.signal(signal.SIGTERM, before)
 
     def on_train_begin(self, logs=None):
-        self._began_fit = time.monotonic()
+        self._began_fit = self._written = time.monotonic()
+        if not self._restored:  # a `fit` that was interrupted is not gone on with
+            self._position = Position(0, 0)
         self._first_batch = self._position.batch
         if self._restored:
             for callback, state in zip(self._callbacks, self._restored["callbacks"], strict=True):

@@ -18,7 +18,7 @@ def write_backup(folder: Path, name: str, state: dict) -> None:
 
     Args:
         folder: `pathlib.Path`, made if it does not exist.
-        name: String; of two names the later one in the alphabet is the newer.
+        name: String, for whoever looks into the folder; a running number comes in front of it.
         state: Dict of what JSON can hold, tuples and arrays.
 
     Raises:
@@ -33,7 +33,8 @@ def write_backup(folder: Path, name: str, state: dict) -> None:
             np.savez(file, np.frombuffer(structure.encode(), "uint8"), *arrays)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(partial, folder / f"{name}-{sha256_of(partial)}.npz")
+        number = max(map(_number_of, _newest_first(folder)), default=0) + 1
+        os.replace(partial, folder / f"{number:06d}-{name}-{sha256_of(partial)}.npz")
     except OSError as error:
         raise OSError(
             error.errno, f"A backup cannot be written ({error.strerror}); those before are whole. Folder", str(folder)
@@ -64,7 +65,12 @@ def has_backup(folder: Path) -> bool:
 
 
 def _newest_first(folder):
-    return sorted(folder.glob("*-*.npz"), reverse=True) if folder.is_dir() else []
+    return sorted(folder.glob("[0-9]*-*.npz"), key=_number_of, reverse=True) if folder.is_dir() else []
+
+
+def _number_of(path):
+    number = path.name.partition("-")[0]
+    return int(number) if number.isdecimal() else 0
 
 
 def _pack(value: Any, arrays: list) -> Any:

@@ -65,8 +65,8 @@ def build_model(recipe: Recipe, backbone: keras.Model, base_rate: float, num_ste
         metrics=[
             keras.metrics.BinaryAccuracy("accuracy"),
             keras.metrics.AUC(name="auc"),
-            LogitStatistics(),
         ],
+        weighted_metrics=[LogitStatistics()],
     )
     return model
 
