@@ -158,7 +158,7 @@ def test_other_data_or_another_recipe_does_not_go_on(recipe, reviews_csv, train_
     recipe = dataclasses.replace(recipe, train_data=str(own_csv))
     train_and_kill(2, recipe, run)
     kept = sorted((run / "backup").iterdir())
-    with pytest.raises(ValueError, match="not an empty folder"):
+    with pytest.raises(ValueError, match=r"another recipe.*differs in seed \(0, not 1\)"):
         train(dataclasses.replace(recipe, seed=1), run, resume="auto", verbose=0)
     own_csv.write_text(own_csv.read_text() + "a fine film,1\n")
     with pytest.raises(ValueError, match=r"what it depends on has changed \(train"):

@@ -151,6 +151,8 @@ def test_reader_says_what_is_wrong(tmp_path, make, kwargs, match):
         (file("rows.txt", ""), "rows.txt is empty"),
         (file("rows.txt", b"good\n\xff\n"), "byte 0xff in line 2"),
         (file("rows.csv", "text,label\n,1\n"), "1 of 1 rows .*missing text: line 2"),
+        (file("rows.csv", "text;label\nfine;1\n"), "divided by ';'. Save it with commas"),
+        (file("rows.csv", "text,label\nfine,1\n".encode("utf-16")), "is UTF-16"),
         (file("rows.csv", "a,b\nx,y\n"), "Name it with `text=`"),
         (value(["good", None]), "rows .*missing text: row 1"),
         (value(["good", 5]), "int 5 in row 1"),

@@ -195,6 +195,8 @@ def test_exported_model_predicts_as_the_run_does(run_dir, reviews_csv, tmp_path,
         (["train", "--train-data", "nowhere.csv"], "nowhere.csv"),
         (["train", "--train-data", "{one_class}"], "one class|only the label"),
         (["train", "--train-data", "{reviews}", "--text", "body"], "body"),
+        (["train", "--train-data", "{odd}"], r"not obvious. Name it with --text\."),
+        (["train", "--train-data", "{semicolons}"], "one column, 'text;label': .* divided by ';'"),
         (["train", "--train-data", "{reviews}", "--learning-rate", "-1"], "greater than 0"),
         (["train", "--train-data", "{reviews}", "--learning-rate", "fast"], "invalid float value: 'fast'"),
         (["train", "--train-data", "{reviews}", "--pooling", "max"], "invalid choice: 'max'"),
@@ -219,7 +221,10 @@ def test_exported_model_predicts_as_the_run_does(run_dir, reviews_csv, tmp_path,
 def test_users_mistake_is_one_line_and_exit_code_2(arguments, message, reviews_csv, tmp_path, monkeypatch, capsys):
     (tmp_path / "one_class.csv").write_text("text,label\na,1\nb,1\n")
     monkeypatch.chdir(tmp_path)
-    paths = {"reviews": reviews_csv, "one_class": tmp_path / "one_class.csv", "folder": tmp_path}
+    (tmp_path / "odd.csv").write_text("a,b\nx,1\ny,0\n")
+    (tmp_path / "semicolons.csv").write_text("text;label\na;1\nb;0\n")
+    paths = {"reviews": reviews_csv, "folder": tmp_path}
+    paths |= {name: tmp_path / f"{name}.csv" for name in ("one_class", "odd", "semicolons")}
     before = sorted(tmp_path.rglob("*"))
     try:
         code = main([argument.format(**paths) for argument in arguments])
@@ -322,6 +327,14 @@ def test_doctor_treats_and_saves_a_model_that_trains(user_module, capsys):
     assert "trained for an epoch: accuracy" in printed and os.listdir("treated") == ["model.keras"]
     model = keras.saving.load_model("treated/model.keras")
     assert int(model.optimizer.iterations) == 16
+
+
+def test_folder_with_something_in_it_is_not_treated_over(user_module, capsys):
+    os.mkdir("run")
+    with open("run/model.keras", "w") as file:
+        file.write("a model")
+    assert main(["doctor", "mine:build", "--treat", "--output-dir", "run"]) == 2
+    assert "new or an empty folder" in capsys.readouterr().err and open("run/model.keras").read() == "a model"
 
 
 def test_output_dir_is_for_the_treated_model(user_module, capsys):

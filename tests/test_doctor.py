@@ -256,6 +256,11 @@ def logits_without_from_logits():
     return headed(lambda features: keras.layers.Dense(1)(features), "binary_crossentropy"), dataset(*healthy_rows())
 
 
+def head_with_a_relu():
+    head = lambda features: keras.layers.Dense(1, activation="relu", bias_initializer="ones")(features)  # noqa: E731
+    return headed(head, "binary_crossentropy"), dataset(*healthy_rows())
+
+
 def categorical_loss_of_one_unit():
     def head(features):
         return keras.layers.Dense(1, activation="sigmoid")(features)
@@ -392,7 +397,7 @@ SICK = {
     "single-unit-softmax": [softmax_over_one_unit],
     "sigmoid-twice": [two_sigmoids],
     "logits-taken-for-probabilities": [logits_without_from_logits],
-    "loss-unsuited": [categorical_loss_of_one_unit],
+    "loss-unsuited": [head_with_a_relu, categorical_loss_of_one_unit],
     "head-saturated": [huge_head],
     "optimizer-unsuited": [gradient_descent],
     "gradient-clipped-to-nothing": [clip_below_epsilon],
@@ -423,6 +428,7 @@ def test_every_remedy_belongs_to_a_rule():
         ((0.80, 0.60), (0.80, 0.59), "refuted"),
         ((0.77, 0.71), (0.77, 0.69), "suspected"),  # neither is better than the base rate: nothing was shown
         ((0.52, 0.70), (0.51, 0.70), "suspected"),
+        ((1.00, 0.01), (1.00, 0.11), "suspected"),  # better with it, and well enough without
     ],
 )
 def test_trial_refutes_only_what_trains_without_the_remedy(treated, control, status):
@@ -931,6 +937,33 @@ def test_iterator_that_can_be_read_once_is_left_unread(eager):
     rows = iter([1, 2])
     diagnosis = diagnose(healthy_model(), rows)
     assert "only once" in diagnosis.unread[0] and list(rows) == [1, 2]
+    assert diagnosis.cause == "unexplained"
+
+
+def test_data_that_fit_cannot_take_are_no_healthy_case(eager):
+    model = headed(lambda features: keras.layers.Dense(2, "softmax")(features), "binary_crossentropy")
+    diagnosis = diagnose(model, dataset(*healthy_rows()))
+    assert diagnosis.cause == "unexplained" and "cannot take the first batch: " in diagnosis.symptoms[0]
+
+
+def test_labels_of_three_classes_make_no_shares(eager):
+    x, y = healthy_rows()
+    rows = dataset(x, np.arange(len(y)) % 3)
+    diagnosis = diagnose(healthy_model(), rows, dataset(x, np.zeros(len(y))), budget=1e-3)
+    assert [finding.code for finding in diagnosis.findings][0] == "labels-out-of-range"
+    assert "is_finite" not in diagnosis.findings[0].remedy and "mismatch" not in str(diagnosis)
+
+
+def test_encoder_that_is_not_found_and_trials_without_time_are_said(eager):
+    inputs = keras.Input((4,), dtype="int32")
+    features = keras.layers.GlobalAveragePooling1D()(keras.layers.Embedding(30, 4, name="words")(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(1, "sigmoid")(features))
+    model.compile("adam", "binary_crossentropy")
+    rng = np.random.default_rng(0)
+    diagnosis = diagnose(model, dataset(rng.integers(1, 30, (64, 4)), rng.integers(0, 2, 64)), budget=60)
+    assert any("the encoder: none was found" in line for line in diagnosis.unread)
+    model, rows = two_sigmoids()
+    assert "trials: not all could be made" in diagnose(model, rows, budget=1e-6).unread[-1]
 
 
 def test_model_must_be_compiled():

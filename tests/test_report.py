@@ -160,6 +160,7 @@ def test_command_on_the_page_is_the_recipe_again(run_dir):
     [
         (np.arange(200) % 2, np.where(np.arange(200) % 2, 0.8, 0.2), "trained"),
         (np.arange(200) % 2, np.full(200, 0.5) + np.arange(200) * 1e-6, "collapsed"),
+        (np.arange(200) % 2, 0.5 + (np.arange(200) % 2) * 1e-3, "barely trained"),
         (np.arange(200) // 2 % 2, np.where(np.arange(200) % 2, 0.8, 0.2), "learned nothing that shows"),
     ],
 )

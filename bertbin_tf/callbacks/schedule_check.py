@@ -7,6 +7,8 @@ import numpy as np
 
 from bertbin_tf.optimizers import sample_schedule, schedule_of
 
+MIN_STEPS = 10  # of fewer, the last one of a schedule that fits may have its highest rate
+
 
 class LearningRateScheduleCheck(keras.callbacks.Callback):
     """Warns when a learning-rate schedule does not fit the training that really runs.
@@ -82,7 +84,7 @@ class LearningRateScheduleCheck(keras.callbacks.Callback):
                 "`optimizers.warmup_cosine(learning_rate, batches, epochs)` counts the steps itself."
             )
         after = float(self._schedule(self._start + 10 * num_steps))
-        if rates[-1] > 0.5 * peak and after < 0.1 * peak:
+        if num_steps >= MIN_STEPS and rates[-1] > 0.5 * peak and after < 0.1 * peak:
             return self._warn(
                 f"The learning rate ends at {rates[-1] / peak:.0%} of its highest value: the schedule was made for "
                 f"more than these {num_steps}. `optimizers.warmup_cosine(learning_rate, batches, epochs)` counts them."

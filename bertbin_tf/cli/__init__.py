@@ -4,10 +4,13 @@ Only the standard library is imported here, so that `--help` answers at once.
 """
 
 import os
+import re
 import sys
 import traceback
 
 from bertbin_tf.cli.parser import build_parser
+
+FLAGS = re.compile(r"`?\b(text|label|positive|on_bad_rows|resume)=(?:[\"'](\w+)[\"'])?`?")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -31,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
         if isinstance(error, BrokenPipeError):  # such as `predict ... | head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
-        print(f"bertbin-tf: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"bertbin-tf: error: {_as_typed(str(error))}", file=sys.stderr)
         return 2
     except SystemExit as error:
         if error.code != 75:  # that of `recipe.Preempted`; a user's own code may end the process, too
@@ -42,3 +45,13 @@ def main(argv: list[str] | None = None) -> int:
         print("bertbin-tf: interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def _as_typed(message):
+    """Returns a message in one line, with flags where the Python interface has arguments."""
+
+    def flag(match):
+        name, value = match.groups()
+        return f"--{name.replace('_', '-')}" + (f" {value}" if value else "")
+
+    return FLAGS.sub(flag, " ".join(message.split()))

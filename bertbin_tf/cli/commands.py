@@ -1,9 +1,11 @@
 """What each command does. Each function's arguments are its flags."""
 
+import contextlib
 import dataclasses
 import importlib
 import itertools
 import json
+import os
 import sys
 import time
 import traceback
@@ -61,6 +63,10 @@ def train(
     print(evaluation.Evaluation(**metrics["validation"]))
     print("\nThese are the validation texts, on which the threshold was tuned too; `evaluate` measures on others.")
     print(f"The run is in {output_dir}.")
+    from bertbin_tf.report import read_record, verdict  # here, because matplotlib takes its time
+
+    if (came_to := verdict(read_record(output_dir))).word != "trained":
+        print(f"It {came_to.word}: {came_to.sentence}")
 
 
 def _lines_of_plan(planned):
@@ -76,12 +82,10 @@ def _lines_of_plan(planned):
 def evaluate(path: Path, source: str, text: str | None, label: str | None, positive: str | None, as_json: bool) -> None:
     """Measures a run on labelled texts."""
     run = _load(path)
-    if source == run.recipe.train_data:
-        warnings.warn(
-            f"The run was trained on '{source}', so this says little about other texts. A split is named behind a "
-            "colon: 'vader/movies:test'.",
-            stacklevel=1,
-        )
+    if os.path.abspath(source) == os.path.abspath(run.recipe.train_data):
+        has_splits = source.startswith(("vader/", "tfds:"))
+        split = " A split is named behind a colon: 'vader/movies:test'." if has_splits else ""
+        warnings.warn(f"The run was trained on '{source}', so this says little about other texts.{split}", stacklevel=1)
     rows = data.read(
         source,
         text=text or run.recipe.text,
@@ -104,16 +108,24 @@ def predict(path: Path, source: str, text: str | None) -> None:
     if not path.exists():
         raise ValueError(f"There is no '{path}'. Give the folder of a run, or of a SavedModel.")
     saved_model = find_version(path)
-    answer = _ask_saved_model(saved_model) if saved_model else _ask_run(path)
+    answer, column = (_ask_saved_model(saved_model), None) if saved_model else _ask_run(path)
     if source == "-":
         # Undecodable bytes pass through to the tokenizer, which makes them `[UNK]`.
         lines = (line.rstrip(b"\r\n") for line in sys.stdin.buffer)
     else:
-        lines = data.read_texts(source, text=text)
+        lines = _read_texts(source, text, column)
     while some := list(itertools.islice(lines, LINES_AT_ONCE)):
         for line, probability, label in zip(some, *answer(some), strict=True):
             line = line.decode("utf-8", errors="replace") if isinstance(line, bytes) else line
             print(json.dumps({"text": line, "probability": float(probability), "label": int(label)}))
+
+
+def _read_texts(source, text, usual):
+    """Reads the column that was asked for, else that of the training data where there is one, else the obvious one."""
+    if text is None and usual is not None:
+        with contextlib.suppress(ValueError):
+            return data.read_texts(source, text=usual)
+    return data.read_texts(source, text=text)
 
 
 def export(path: Path, target: Path, as_json: bool) -> None:
@@ -133,6 +145,8 @@ def doctor(source: str, budget: float, treat: bool, output_dir: Path | None, as_
     if output_dir is not None:
         if not treat:
             raise ValueError("--output-dir is for the treated model: give --treat too.")
+        if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
+            raise ValueError(f"--output-dir must be a new or an empty folder. Received: '{output_dir}'")
         output_dir.mkdir(parents=True, exist_ok=True)
     with console.status("Building the model ..."):
         examined = _built_by_recipe(Path(source)) if source.endswith(".json") else _built_by_user(source)
@@ -148,6 +162,11 @@ def doctor(source: str, budget: float, treat: bool, output_dir: Path | None, as_
         report["treated"] = {"changes": treated.changes, "left": treated.left} | trained
         if not as_json:
             print("\n".join(["", *treated.lines, *_lines_of(trained)]))
+    elif treat:
+        if output_dir is not None:
+            output_dir.rmdir()
+        if not as_json:
+            print("\nThere is nothing to treat; nothing was trained or saved.")
     if as_json:
         console.print_json(report)
 
@@ -214,7 +233,7 @@ def _ask_run(path):
         probabilities = run.predict(texts)
         return probabilities, probabilities >= run.threshold
 
-    return answer
+    return answer, run.recipe.text
 
 
 def _ask_saved_model(path):

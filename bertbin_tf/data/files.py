@@ -67,6 +67,8 @@ def _decode(path):
                 # What the decoder had kept of the piece before is no whole character, and so holds no end of a line.
                 start = num_bytes + len(piece) - len(error.object) + error.start
                 line = num_lines + error.object.count(b"\n", 0, error.start) + 1
+                if num_bytes == 0 and piece.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+                    raise ValueError(f"{path} is UTF-16. Save it as UTF-8 and try again.") from None
                 raise ValueError(
                     f"{path} is not UTF-8: byte 0x{error.object[error.start]:02x} in line {line} (byte {start} of the "
                     "file). Save it as UTF-8 and try again."
@@ -98,6 +100,12 @@ def _load_delimited(path):
             read_rows = functools.partial(_quoted_rows, path, "\t")
     with contextlib.closing(read_rows()) as header:
         names, _ = next(header)
+    names = [name.strip() for name in names]
+    if len(names) == 1 and (found := [mark for mark in ";\t,|" if mark in names[0]]):
+        raise ValueError(
+            f"{path} has one column, {names[0]!r}: its cells seem to be divided by {found[0]!r}. Save it with commas "
+            "as .csv, or with tabs as .tsv."
+        )
     if len(set(names)) < len(names):
         raise ValueError(f"{path} has two columns of the same name: {', '.join(names)}.")
     lines = array.array("q")

@@ -66,6 +66,11 @@ def diagnose(
         validation = None if validation_data is None else Batches(validation_data, patient.preprocess)
         evidence = Evidence(patient, train, validation)
         unread = [f"{name}: {some.problem}" for name, some in evidence.data.items() if some.problem]
+        if not patient.backbone:
+            unread.append(
+                "the encoder: none was found by the names of its layers, so its rates, its freezing and its "
+                "pre-training were not examined"
+            )
         trials = functools.cache(lambda: Trials(evidence, pretrained, started + budget))
         evidence.auc_by_seed = lambda: [outcome.auc for outcome in trials().try_seeds()]
         findings, failed = _conclude(evidence)
@@ -74,6 +79,8 @@ def diagnose(
                 findings = trials().try_all(findings)
             except Exception as error:  # a strange model must not cost the findings
                 failed.setdefault(_line(error), []).append("no cure could be tried")
+            if trials().ran_out:
+                unread.append(f"trials: not all could be made within the budget of {budget:g} s")
         symptoms = () if any(finding.stands for finding in findings) else symptoms_of(evidence)
     unread += [f"{', '.join(codes)}: {reason}" for reason, codes in failed.items()]
     treatment = Treatment(evidence, train_data, pretrained)

@@ -96,7 +96,8 @@ class Diagnosis:
     def cause(self) -> str:
         """The code of the first finding that no trial refuted.
 
-        Without one it is `"unexplained"` where there are symptoms, and else `"healthy"`.
+        Without one it is `"unexplained"` where there are symptoms, such as data that `fit` cannot take, and else
+        `"healthy"`.
         """
         standing = [finding.code for finding in self.findings if finding.stands]
         return standing[0] if standing else "unexplained" if self.symptoms else "healthy"

@@ -1,7 +1,9 @@
 """What is not as it should be, whatever the cause."""
 
+import keras
 import numpy as np
 
+from bertbin_tf.doctor.batches import to_tensors
 from bertbin_tf.doctor.evidence import Evidence
 
 # As standard deviations over texts: of probabilities, where they can no longer be told apart, and of features, relative
@@ -10,10 +12,12 @@ SAME_ANSWER, SAME_FEATURES = 0.005, 0.01
 
 
 def symptoms_of(evidence: Evidence) -> tuple[str, ...]:
-    """Returns what a model shows that was trained and has not learned; nothing of one that was not trained yet."""
+    """Returns why `fit` cannot take the data, or what a model shows that was trained and has not learned."""
+    if failure := _failure(evidence):
+        return (failure,)
     optimizer, answers = evidence.patient.optimizer, evidence.answers
     num_steps = int(optimizer.iterations.numpy())
-    if not evidence.train.batches or not num_steps:
+    if not num_steps:
         return ()
     try:
         logits = answers.logits
@@ -34,3 +38,18 @@ def symptoms_of(evidence: Evidence) -> tuple[str, ...]:
                 "and no rate brings it back. Load the pre-trained weights again"
             )
     return tuple(symptoms)
+
+
+def _failure(evidence):
+    """Returns what the first batch ends in on its way to the loss, or an empty string."""
+    if not evidence.train.batches:
+        return "nothing of the training data could be read"
+    model = evidence.patient.model
+    if type(model).train_step is not keras.Model.train_step:  # it has a way of its own
+        return ""
+    x, y, sample_weight = to_tensors(evidence.train.batches[0])
+    try:
+        model.compute_loss(x=x, y=y, y_pred=model(x, training=False), sample_weight=sample_weight)
+    except Exception as error:
+        return f"`fit` cannot take the first batch: {' '.join(str(error).split())[:300]}"
+    return ""

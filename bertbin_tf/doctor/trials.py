@@ -56,12 +56,16 @@ class Trials:
         evidence: The model and its data, as measured.
         pretrained: An untouched encoder, or `None`: then the weights are taken as they are.
         deadline: Float, `time.monotonic()` after which no run is begun that would not end in time.
+
+    Attributes:
+        ran_out: Bool, whether a run was left out for that.
     """
 
     def __init__(self, evidence: Evidence, pretrained: keras.Model | None, deadline: float):
         self._evidence, self._pretrained, self._deadline = evidence, pretrained, deadline
         self._sample = draw(evidence.train, batch_size=BATCH_SIZE, num_train=NUM_STEPS, num_test=NUM_TEST)
         self._longest, self._compiled = 0.0, {}
+        self.ran_out = False
 
     def try_all(self, findings: list[Finding]) -> list[Finding]:
         """Returns the findings, each with the status that its trial gave it; those refuted come last.
@@ -111,6 +115,7 @@ class Trials:
         """`run`, if the time allows."""
         # The first run was the longest: what it compiled the others have.
         if time.monotonic() + 0.7 * self._longest > self._deadline:
+            self.ran_out = True
             return None
         outcome = self.run(codes, seed)
         self._longest = max(self._longest, outcome.seconds)
@@ -127,7 +132,8 @@ class Trials:
         entropy = entropy_of(self._labels.mean())
         is_better = treated.auc > control.auc + BETTER_AUC or treated.loss < LOWER_LOSS * control.loss
         status = "suspected"
-        if is_better and treated.auc > 0.5 + BETTER_AUC and treated.loss < 1.1 * entropy:
+        has_learned = control.auc > treated.auc - BETTER_AUC and control.loss < LEARNED_LOSS * entropy
+        if is_better and not has_learned and treated.auc > 0.5 + BETTER_AUC and treated.loss < 1.1 * entropy:
             status = "confirmed"
         # A control that does no better than the base rate has not trained either, and refutes nothing.
         elif (

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -124,7 +125,15 @@ def _read(recipe):
     columns = dict(text=recipe.text, label=recipe.label, positive=recipe.positive, on_bad_rows=recipe.on_bad_rows)
     train_data = data.read(recipe.train_data, **columns)
     if recipe.validation_data is not None:
-        return train_data, data.read(recipe.validation_data, **columns)
+        validation_data = data.read(recipe.validation_data, **columns)
+        texts, held_out = (set(data.collect(rows)[0]) for rows in (train_data, validation_data))
+        if shared := len(texts & held_out):
+            warnings.warn(
+                f"{shared:,} of {len(held_out):,} validation texts are among the training texts, so that the "
+                "validation says less of others.",
+                stacklevel=2,
+            )
+        return train_data, validation_data
     try:
         return data.split(train_data, VALIDATION_FRACTION, seed=recipe.seed)
     except ValueError as error:

@@ -183,6 +183,11 @@ def output_folder(path: str | os.PathLike | None, recipe: Recipe, resume: str) -
     path = Path(path)
     goes_on = has_backup(backup_folder(path))
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if resume == "auto" and (changed := _changed_fields(path, recipe)):
+            raise ValueError(
+                f"`output_dir` has a run of another recipe. Received: '{path}', which differs in {', '.join(changed)}. "
+                "Take that recipe again, or another folder."
+            )
         if resume != "auto" or not path.is_dir() or not _holds(path, recipe):
             raise ValueError(
                 f"`output_dir` exists and is not an empty folder. Received: '{path}'. Give the run a folder of its "
@@ -233,6 +238,16 @@ def _holds(path, recipe):
         return Recipe.from_json(path / "recipe.json") == recipe
     except (ValueError, OSError):
         return False
+
+
+def _changed_fields(path, recipe):
+    """Returns the fields, with both values, in which the recipe of a folder differs, if it has one."""
+    try:
+        before = dataclasses.asdict(Recipe.from_json(path / "recipe.json"))
+    except (ValueError, OSError):
+        return []
+    now = dataclasses.asdict(recipe)
+    return [f"{name} ({before[name]!r}, not {now[name]!r})" for name in now if now[name] != before[name]]
 
 
 def _version(package):

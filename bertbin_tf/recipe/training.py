@@ -6,6 +6,7 @@ import math
 import os
 import tempfile
 import time
+import warnings
 from pathlib import Path
 
 import keras
@@ -81,6 +82,10 @@ def train(
     if resume not in ("never", "auto"):
         raise ValueError(f"`resume` must be 'never' or 'auto'. Received: resume={resume!r}")
     if resume == "auto" and (history := load_history(output_dir, recipe)):
+        warnings.warn(
+            f"'{output_dir}' has a finished run of this recipe: nothing was trained, and its data were not read again.",
+            stacklevel=2,
+        )
         return history
     with contextlib.ExitStack() as stack:
         backups = None if output_dir is None else backup_folder(output_dir)

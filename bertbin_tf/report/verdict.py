@@ -12,7 +12,7 @@ class Verdict(NamedTuple):
     """What a run came to.
 
     Args:
-        word: `"trained"`, `"collapsed"` or `"learned nothing that shows"`.
+        word: `"trained"`, `"barely trained"`, `"collapsed"` or `"learned nothing that shows"`.
         sentence: String, the figures behind it, and what to do where it did not train.
     """
 
@@ -28,16 +28,21 @@ def verdict(record: RunRecord) -> Verdict:
     measured = record.evaluation
     ask = f"`bertbin-tf doctor {record.path / 'recipe.json'}` looks for the cause."
     spread = record.probabilities.std()
-    if spread < COLLAPSED_SPREAD:
+    low, high = measured.intervals["roc_auc"] or (0.0, 1.0)
+    if spread < COLLAPSED_SPREAD and low <= 0.5:
         return Verdict("collapsed", f"All texts get nearly one answer: the probabilities spread by {spread:.4f}. {ask}")
     if measured.roc_auc is None:
         return Verdict(
             "learned nothing that shows", "The validation texts are all of one class, so nothing can be told apart."
         )
-    low, high = measured.intervals["roc_auc"] or (0.0, 1.0)
     ranked = f"ROC AUC {measured.roc_auc:.3f} ({low:.3f} to {high:.3f}) on {measured.rows:,} validation texts"
     if low <= 0.5:
         return Verdict("learned nothing that shows", f"{ranked}; 0.5 is chance. {ask}")
+    if spread < COLLAPSED_SPREAD:
+        return Verdict(
+            "barely trained",
+            f"{ranked}, but the probabilities spread by {spread:.4f} only: there were too few steps. Train longer.",
+        )
     majority = max(measured.base_rate, 1 - measured.base_rate)
     return Verdict(
         "trained",

@@ -43,8 +43,11 @@ def labels_out_of_range(evidence: Evidence) -> Proof | None:
     values, counts = np.unique(labels, return_counts=True)
     shown = ", ".join(f"{value:g} ({count:,})" for value, count in zip(values[:5], counts[:5], strict=True))
     low, high = values[0], values[-1]
-    remedy = "dataset = dataset.filter(lambda x, y: tf.math.is_finite(y))"
-    if len(values) == 2 and np.isfinite(values).all():
+    if not np.isfinite(values).all():
+        remedy = "dataset = dataset.filter(lambda x, y: tf.math.is_finite(y))"
+    elif len(values) > 2:
+        remedy = f"dataset = dataset.map(lambda x, y: (x, tf.cast(y == {high:g}, tf.float32)))  # or two of them"
+    else:
         remedy = f"dataset = dataset.map(lambda x, y: (x, tf.cast(y > {low:g}, tf.float32)))  # {high:g} becomes 1"
     return Proof(f"the labels are {shown}; they must be 0 and 1", remedy)
 
@@ -201,7 +204,7 @@ def texts_truncated(evidence: Evidence) -> Proof | None:
 def class_imbalance(evidence: Evidence) -> Proof | None:
     """One class is rare and the head starts at even odds: the first epochs go into learning the base rate."""
     rate = evidence.base_rate
-    if not 0 < min(rate, 1 - rate) < 0.1 or not evidence.answers.are_probabilities:
+    if labels_out_of_range(evidence) or not 0 < min(rate, 1 - rate) < 0.1 or not evidence.answers.are_probabilities:
         return None
     if evidence.answers.loss < 1.5 * evidence.entropy + 0.05:
         return None
@@ -235,7 +238,7 @@ def train_validation_mismatch(evidence: Evidence) -> Proof | None:
     if validation is None or len(validation.labels) < 50 or len(train.labels) < 50:
         return None
     rates = float(train.labels.mean()), float(validation.labels.mean())
-    if abs(rates[0] - rates[1]) > 0.25:
+    if abs(rates[0] - rates[1]) > 0.25 and not labels_out_of_range(evidence):
         return Proof(
             f"{rates[0]:.0%} of the training labels are positive and {rates[1]:.0%} of the validation labels",
             "train, validation = data.split(rows, 0.1)  # stratified by label",

@@ -55,7 +55,8 @@ def sigmoid_twice(evidence: Evidence) -> Proof | None:
 def logits_taken_for_probabilities(evidence: Evidence) -> Proof | None:
     """The model returns logits and the loss takes them for probabilities: it clips them, and cuts the gradient off."""
     replies = evidence.response.replies
-    if replies is None or not any(abs(reply.answer) > 1.01 for reply in replies.values()):
+    # A logit is as it comes; what an activation cuts off below, such as a ReLU, is none: see `loss_unsuited`.
+    if replies is None or not replies[-20.0, 1].answer < -1.01:
         return None
     lost = [key for key in ((-20.0, 1), (20.0, 0), (-3.0, 1)) if abs(replies[key].gradient) < 0.1]
     if not lost:
