@@ -65,7 +65,7 @@ BAD_INPUTS = [
         {},
         "UTF-8: byte 0xef in line 3",
     ),
-    ("utf-16", file("rows.tsv", "text\tlabel\n".encode("utf-16")), {}, "not UTF-8: byte 0xff in line 1"),
+    ("utf-16", file("rows.tsv", "text\tlabel\n".encode("utf-16")), {}, "is UTF-16. Save it as UTF-8"),
     ("latin-1 jsonl", file("rows.jsonl", b'{"text": "\xe9", "label": 1}'), {}, "byte 0xe9 in line 1"),
     ("not parquet", file("rows.parquet", PAIR), {}, "cannot be read as Parquet"),
     ("broken json", file("rows.jsonl", '{"text": "a", "label": 1}\n\n{"text": "b", \n'), {}, "broken JSON in line 3"),

@@ -449,7 +449,8 @@ def test_sick_case_is_named(code, case, eager, monkeypatch):
     diagnosis = diagnose(*case(), budget=1e-3)  # concluded, and nothing tried
     assert diagnosis.cause == code, str(diagnosis)
     assert {finding.status for finding in diagnosis.findings} == {"suspected"}
-    assert not diagnosis.unread or code in ("data-exhausted", "non-finite"), str(diagnosis)
+    unread = [line for line in diagnosis.unread if not line.startswith("trials: not all could be made within")]
+    assert not unread or code in ("data-exhausted", "non-finite"), str(diagnosis)
 
 
 # --- healthy ones that tempt
