@@ -242,7 +242,7 @@ def test_processes_killed_at_random_moments_end_with_the_same_weights(recipe, tm
     process = subprocess.Popen(
         [*command(tmp_path / "run"), "--backup-every", "0.01"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     )
-    while not list((tmp_path / "run" / "backup").glob("00001-*")) and process.poll() is None:
+    while not list((tmp_path / "run" / "backup").glob("*-00001-*")) and process.poll() is None:
         pass
     process.kill()
     process.wait()
