@@ -156,7 +156,7 @@ def save_validation_rows(
 
 def load_history(path: str | os.PathLike | None, recipe: Recipe) -> keras.callbacks.History | None:
     """Returns the `History` of a finished run of this recipe, with its model, or `None` if there is none."""
-    if path is None or not (Path(path) / "model.keras").is_file() or not _holds(Path(path), recipe):
+    if path is None or not (Path(path) / "model.keras").is_file() or _changed_fields(Path(path), recipe) != []:
         return None
     history = keras.callbacks.History()
     history.history = json.loads((Path(path) / "history.json").read_text(encoding="utf-8"))
@@ -183,12 +183,13 @@ def output_folder(path: str | os.PathLike | None, recipe: Recipe, resume: str) -
     path = Path(path)
     goes_on = has_backup(backup_folder(path))
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        if resume == "auto" and (changed := _changed_fields(path, recipe)):
+        changed = _changed_fields(path, recipe)
+        if resume == "auto" and changed:
             raise ValueError(
                 f"`output_dir` has a run of another recipe. Received: '{path}', which differs in {', '.join(changed)}. "
                 "Take that recipe again, or another folder."
             )
-        if resume != "auto" or not path.is_dir() or not _holds(path, recipe):
+        if resume != "auto" or changed is None:
             raise ValueError(
                 f"`output_dir` exists and is not an empty folder. Received: '{path}'. Give the run a folder of its "
                 "own, remove the old one, or, if it was the same recipe that was cut off, take resume='auto'."
@@ -232,20 +233,12 @@ def data_facts(dataset: tf.data.Dataset) -> dict:
     }
 
 
-def _holds(path, recipe):
-    """Whether a folder is that of a run of this recipe."""
-    try:
-        return Recipe.from_json(path / "recipe.json") == recipe
-    except (ValueError, OSError):
-        return False
-
-
 def _changed_fields(path, recipe):
-    """Returns the fields, with both values, in which the recipe of a folder differs, if it has one."""
+    """Returns the fields, with both values, in which the recipe of a run's folder differs, or `None` if it has none."""
     try:
         before = dataclasses.asdict(Recipe.from_json(path / "recipe.json"))
     except (ValueError, OSError):
-        return []
+        return None
     now = dataclasses.asdict(recipe)
     return [f"{name} ({before[name]!r}, not {now[name]!r})" for name in now if now[name] != before[name]]
 
