@@ -168,6 +168,10 @@ def adadelta(setup):
     setup.optimizer = lambda rate, num_steps: keras.optimizers.Adadelta()
 
 
+def epsilon_of_1(setup):
+    setup.optimizer = lambda rate, num_steps: keras.optimizers.AdamW(rate, epsilon=1.0)
+
+
 def clipped_at_1e_9(setup):
     setup.optimizer = lambda rate, num_steps: keras.optimizers.Adam(rate, global_clipnorm=1e-9)
 
@@ -282,7 +286,7 @@ FAULTS = {
     "logits-taken-for-probabilities": [logits_without_from_logits],
     "loss-unsuited": [categorical_loss_of_one_unit, hinge_of_probabilities, squared_error],
     "head-saturated": [head_drawn_too_large, bias_of_60, features_times_1000],
-    "optimizer-unsuited": [gradient_descent_at_1e_3, gradient_descent_at_5e_5, adadelta],
+    "optimizer-unsuited": [gradient_descent_at_1e_3, gradient_descent_at_5e_5, adadelta, epsilon_of_1],
     "gradient-clipped-to-nothing": [clipped_at_1e_9, clipped_values_at_1e_10],
     "schedule-ends-early": [steps_counted_in_epochs, polynomial_decay_over_5_steps, warmup_of_10000_steps],
     "learning-rate-too-high": [adam_by_name, rate_of_1e_2, rate_of_3e_3_with_warmup],

@@ -1,6 +1,6 @@
 """Does any learning rate train? Measured on the real checkpoint, against stock Keras and a strong plain recipe.
 
-    python benchmarks/robustness.py rates prior_art few_rows imbalance head_start cost backbones
+    python benchmarks/robustness.py rates prior_art few_rows same_rows imbalance head_start cost backbones
 
 Each run is a line in `results/robustness.jsonl` and is not run again; without a section only the tables are printed and
 the plot is drawn. Runs go seed by seed, so that what is there after a part of the time is comparable. 150 steps take
@@ -67,18 +67,23 @@ def prior_art(keep):
         keep(run, lambda run: train_on(run, *rows(run["dataset"])))
 
 
-def few_rows(keep):
+def few_rows(keep, section="few_rows", methods=METHODS, rows_seed=lambda seed: seed):
     """2: 300 training rows, 15 seeds, each method at its own default rate."""
 
     def measure(run):
         texts, labels = rows(run["dataset"])
-        chosen = np.random.default_rng(run["seed"]).choice(len(texts), FEW_ROWS, replace=False)
+        chosen = np.random.default_rng(rows_seed(run["seed"])).choice(len(texts), FEW_ROWS, replace=False)
         num_steps = -(-FEW_ROWS // BATCH_SIZE) * FEW_EPOCHS
         return train_on(run, [texts[i] for i in chosen], labels[chosen], num_steps=num_steps)
 
-    for seed, method in itertools.product(range(FEW_SEEDS), METHODS):
+    for seed, method in itertools.product(range(FEW_SEEDS), methods):
         rate = DEFAULT_RATES[method]
-        keep({"section": "few_rows", "dataset": "movies", "method": method, "rate": rate, "seed": seed}, measure)
+        keep({"section": section, "dataset": "movies", "method": method, "rate": rate, "seed": seed}, measure)
+
+
+def same_rows(keep):
+    """2b: the same 300 rows for all 15 seeds, so that what is left of the deviation is not of the rows."""
+    few_rows(keep, "same_rows", ("ours", "strong"), rows_seed=lambda seed: 0)
 
 
 def imbalance(keep):
@@ -191,7 +196,8 @@ def backbones(keep):
 
 
 SECTIONS = {
-    function.__name__: function for function in (rates, prior_art, few_rows, imbalance, head_start, cost, backbones)
+    function.__name__: function
+    for function in (rates, prior_art, few_rows, same_rows, imbalance, head_start, cost, backbones)
 }
 
 

@@ -44,8 +44,8 @@ def test_rows(dataset):
     texts, labels = data.collect(data.read(f"vader/{dataset}:test"))
     order = np.argsort([len(text) for text in texts])
     texts = [texts[i] for i in order]
-    batches = tf.data.Dataset.from_tensor_slices(texts).batch(64).map(lambda text: data.encode(preprocessor(), text))
-    return list(batches), np.asarray(labels)[order]
+    encode = data.compiled_encoder(preprocessor())  # made here: what a graph loads belongs to that graph
+    return list(tf.data.Dataset.from_tensor_slices(texts).batch(64).map(encode)), np.asarray(labels)[order]
 
 
 def training_batches(texts, labels, seed, num_steps=NUM_STEPS):

@@ -27,6 +27,7 @@ def report(runs: list[dict], folder: Path) -> None:
         ("rates", print_rates),
         ("prior_art", print_rates),
         ("few_rows", print_few_rows),
+        ("same_rows", print_few_rows),
         ("imbalance", print_curves),
         ("head_start", print_curves),
         ("cost", print_cost),

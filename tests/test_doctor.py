@@ -280,6 +280,10 @@ def gradient_descent():
     return healthy_model(keras.optimizers.SGD(1e-5)), dataset(*healthy_rows())
 
 
+def epsilon_above_the_gradients():
+    return healthy_model(keras.optimizers.AdamW(RATE, epsilon=1.0)), dataset(*healthy_rows())
+
+
 def clip_far_below_the_gradient():
     return healthy_model(keras.optimizers.SGD(0.1, clipnorm=1e-9)), dataset(*healthy_rows())
 
@@ -399,7 +403,7 @@ SICK = {
     "logits-taken-for-probabilities": [logits_without_from_logits],
     "loss-unsuited": [head_with_a_relu, categorical_loss_of_one_unit],
     "head-saturated": [huge_head],
-    "optimizer-unsuited": [gradient_descent],
+    "optimizer-unsuited": [gradient_descent, epsilon_above_the_gradients],
     "gradient-clipped-to-nothing": [clip_below_epsilon],
     "schedule-ends-early": [schedule_of_five_steps, schedule_that_never_rises],
     "learning-rate-too-high": [rate_far_too_high],

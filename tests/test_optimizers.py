@@ -41,7 +41,7 @@ ours_as_stock = partial(LayerwiseAdamW, weight_decay=0.1, **BETAS)
 
 
 def stock(rate, **kwargs):
-    optimizer = keras.optimizers.AdamW(rate, weight_decay=0.1, **(BETAS | kwargs))
+    optimizer = keras.optimizers.AdamW(rate, weight_decay=0.1, epsilon=1e-10, **(BETAS | kwargs))
     optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     return optimizer
 
@@ -174,6 +174,19 @@ def test_repeated_token_steps_as_far_as_its_dense_gradient():
     # Adam's first step is the rate, whatever the size of the gradient. Stock Adam takes sqrt(3) rates for token 1.
     np.testing.assert_allclose(step(LayerwiseAdamW(0.01, weight_decay=0.0))[1:], 0.01, rtol=1e-4)
     assert step(keras.optimizers.AdamW(0.01, weight_decay=0.0))[1].max() > 0.015
+
+
+def test_small_gradients_move_the_weights_and_rounding_errors_do_not():
+    def step(optimizer, size):
+        weights = keras.Variable(np.zeros(3))
+        optimizer.apply([tf.fill([3], size)], [weights])
+        return -weights.numpy()
+
+    ours, stock_adamw = (partial(optimizer, 0.01) for optimizer in (LayerwiseAdamW, keras.optimizers.AdamW))
+    # In the first step epsilon is added to the root of a thousandth of the squared gradient, here to 3e-10.
+    np.testing.assert_allclose(step(ours(), 1e-8), 0.01 / (1 + 1e-10 / (1e-3**0.5 * 1e-8)), rtol=1e-3)
+    assert step(stock_adamw(), 1e-8).max() < 0.01 * 0.01
+    assert step(ours(), 1e-13).max() < 0.01 * 0.01
 
 
 def test_set_multiplier_acts_without_retracing():

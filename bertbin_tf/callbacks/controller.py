@@ -255,7 +255,7 @@ class LayerwiseLearningRateController(keras.callbacks.Callback):
             is_idle = 0 < measured.update_norm < IDLE_DIRECTION * reach
             if measured.relative_step > 1.05 * limit:
                 too_fast[layer] = max(0.5, limit / measured.relative_step)
-            elif is_idle and multipliers[layer] < 0.99 * self._ceilings[layer]:
+            elif is_idle and multipliers[layer] < 0.9 * self._ceilings[layer]:
                 idle[layer] = min(2.0, self._ceilings[layer] / multipliers[layer])
         for factors, moved in ((too_fast, "moved by"), (idle, "moved by only")):
             if factors:

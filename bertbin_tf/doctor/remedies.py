@@ -22,8 +22,11 @@ def set_rate(regimen: Regimen) -> None:
 
 
 def use_adamw(regimen: Regimen) -> None:
-    """AdamW at the rate that suits the encoder, clipped at a global norm of 1."""
+    """AdamW at the rate that suits the encoder, clipped at a global norm of 1, with an epsilon below the gradients."""
     regimen.take_adamw()
+    if regimen.evidence.steps.held_by_epsilon:
+        regimen.optimizer_config |= {"epsilon": 1e-10}
+        regimen.changes.append("optimizer: epsilon=1e-10")
     set_rate(regimen)
 
 

@@ -11,6 +11,7 @@ import tensorflow as tf
 from bertbin_tf.doctor.batches import Batches
 from bertbin_tf.doctor.patient import Patient
 from bertbin_tf.optimizers import LayerStatistics, few_steps_factor, sample_schedule, schedule_of
+from bertbin_tf.optimizers.statistics import MIN_WEIGHT_RMS
 
 # RMS(step) / RMS(weights) of the layers of a pre-trained encoder, measured best (`callbacks.controller`).
 HEALTHY_STEP = 2e-3
@@ -30,6 +31,7 @@ class Steps:
     def __init__(self, patient: Patient, data: Batches):
         self._patient, self._data = patient, data
         self._moved_shares = {}  # by layer, of its weights in the last step
+        self._reached_late = set()  # layers without a gradient in the first step
 
     @functools.cached_property
     def rates(self) -> dict[int, float]:
@@ -114,6 +116,21 @@ class Steps:
         return {layer: move for layer, move in moves.items() if self._moved_shares[layer] >= 0.5}
 
     @functools.cached_property
+    def held_by_epsilon(self) -> list[str]:
+        """Of `whole_encoder_moves`, the layers whose gradient, as RMS, is below a tenth of the optimizer's epsilon.
+
+        Behind a head that begins at zero a gradient is in proportion to what the head's kernel is after one step, the
+        rate: it is counted as if that had grown to the size of new weights.
+        """
+        smallest = 0.1 * float(getattr(self._patient.optimizer, "epsilon", None) or 0.0)
+        growth = max(1.0, MIN_WEIGHT_RMS / max(self.highest_rate, 1e-30))
+        return [
+            layer
+            for layer, move in self.whole_encoder_moves.items()
+            if 0 < move.gradient_norm * (growth if layer in self._reached_late else 1.0) < smallest * move.size**0.5
+        ]
+
+    @functools.cached_property
     def head_travel(self) -> float:
         """The sum of the last dense layer's steps in one epoch, as RMS over its weights; 0 if it is not trained."""
         layer = self._patient.logit_layer
@@ -136,9 +153,10 @@ class Steps:
         optimizer = self._fresh_optimizer(changes)
         optimizer.build(variables)
         moves = self._step(optimizer, variables, self.gradients)
-        if any(move.gradient_norm == 0 for move in moves.values()):
+        self._reached_late = {layer for layer, move in moves.items() if move.gradient_norm == 0}
+        if self._reached_late:
             second = self._step(optimizer, variables, self._gradients())
-            moves |= {layer: second[layer] for layer, move in moves.items() if move.gradient_norm == 0}
+            moves |= {layer: second[layer] for layer in self._reached_late}
         for variable, value in zip(variables, start, strict=True):
             variable.assign(value)
         return moves

@@ -28,13 +28,16 @@ class LayerwiseAdamW(keras.optimizers.AdamW):
     is Adam's, whose elements begin at 1 and are smaller later. It is never counted as smaller than 1, so the bound
     holds for the few rows of an embedding that a batch touches, too. Weight decay comes on top, at the same rate.
 
-    Two things differ from the stock optimizer on purpose. Gradients of embeddings are made dense first, because Keras
-    squares the rows of a repeated token one by one and steps up to `sqrt(count)` too far. Under `tf.distribute`
-    gradients are clipped after they are summed over the replicas, so that many devices train as one does.
+    Three things differ from the stock optimizer on purpose. `epsilon` holds back no layer: where little of a text
+    reaches the pooler, gradients are below Keras' 1e-7, and the encoder moves at no rate; below 1e-10 they are rounding
+    errors, which are not to be magnified. Gradients of embeddings are made dense first, because Keras squares the rows
+    of a repeated token one by one and steps up to `sqrt(count)` too far. Under `tf.distribute` gradients are clipped
+    after they are summed over the replicas, so that many devices train as one does.
 
     Args:
         learning_rate: Float or `LearningRateSchedule`, the rate where the multiplier is 1. Defaults to `2e-5`.
         multipliers: Dict from layer name to float >= 0. Layers left out get 1. See `layerwise_decay`.
+        epsilon: Float > 0, what is added to the root of the mean squared gradient. Defaults to `1e-10`.
         weight_decay: Float >= 0. Biases and layer-norm weights are never decayed. Defaults to `0.01`.
         max_relative_step: Float > 0, the largest step relative to the weights, where weights of an RMS below 0.02
             count as 0.02; or a dict from layer name to such floats, where layers left out are not bounded. Defaults
@@ -53,7 +56,8 @@ class LayerwiseAdamW(keras.optimizers.AdamW):
 
     Reference: [Howard & Ruder, 2018](https://arxiv.org/abs/1801.06146), section 3.2, for rates by layer;
         [Shazeer & Stern, 2018](https://arxiv.org/abs/1804.04235), sections 6 and 8, for the bound: Adafactor's update
-        clipping and relative step size, here as an upper limit.
+        clipping and relative step size, here as an upper limit;
+        [Wortsman et al., 2023](https://arxiv.org/abs/2309.14322), section 3.4, for `epsilon`.
     """
 
     def __init__(
@@ -61,12 +65,13 @@ class LayerwiseAdamW(keras.optimizers.AdamW):
         learning_rate=2e-5,
         multipliers=None,
         *,
+        epsilon=1e-10,
         weight_decay=0.01,
         max_relative_step=None,
         measure_every=10,
         **kwargs,
     ):
-        super().__init__(learning_rate=learning_rate, weight_decay=weight_decay, **kwargs)
+        super().__init__(learning_rate=learning_rate, epsilon=epsilon, weight_decay=weight_decay, **kwargs)
         if isinstance(measure_every, bool) or not isinstance(measure_every, int) or measure_every < 1:
             raise ValueError(f"`measure_every` must be an integer >= 1. Received: measure_every={measure_every!r}")
         bounds = max_relative_step.items() if isinstance(max_relative_step, dict) else [("all", max_relative_step)]

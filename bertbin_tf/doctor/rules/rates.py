@@ -13,8 +13,16 @@ SCHEDULE = "optimizer = keras.optimizers.AdamW(warmup_cosine({rate:.0e}, batches
 
 @rule
 def optimizer_unsuited(evidence: Evidence) -> Proof | None:
-    """Plain gradient descent steps in proportion to gradients that differ a thousandfold between a BERT's layers."""
+    """Gradients differ a thousandfold between a BERT's layers, and so do steps that are in proportion to them."""
     name, steps = type(evidence.patient.optimizer).__name__, evidence.steps
+    held, whole = steps.held_by_epsilon, steps.whole_encoder_moves
+    if name in ADAPTIVE and held and len(held) >= 0.5 * len(whole):
+        sizes = [whole[layer].gradient_norm / whole[layer].size ** 0.5 for layer in held]
+        return Proof(
+            f"epsilon={evidence.patient.optimizer.epsilon:.0e} is above the gradients of {len(held)} of {len(whole)} "
+            f"encoder layers, {min(sizes):.0e} to {max(sizes):.0e}: {name} steps in proportion to them, like SGD",
+            "optimizer = keras.optimizers.AdamW(5e-5, epsilon=1e-10)",
+        )
     if name in ADAPTIVE or not steps.encoder_moves or not steps.highest_rate > 0:
         return None
     relative = [move.relative_step for move in steps.encoder_moves.values()]
@@ -99,6 +107,8 @@ def learning_rate_too_low(evidence: Evidence) -> Proof | None:
     """Steps so small that nothing is learned in the time there is."""
     steps = evidence.steps
     if not steps.moves or not steps.highest_rate > 0 or type(evidence.patient.optimizer).__name__ not in ADAPTIVE:
+        return None
+    if optimizer_unsuited(evidence):
         return None
     fastest = max(move.relative_step for move in steps.moves.values())
     if not 0 < fastest < TOO_SLOW:  # where nothing moves the rate is not to blame
