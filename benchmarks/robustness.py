@@ -11,7 +11,6 @@ get through more than one of two threads: `TF_NUM_INTRAOP_THREADS=1`, `--share 1
 import argparse
 import functools
 import itertools
-import math
 import multiprocessing
 import os
 import time
@@ -38,6 +37,7 @@ from robustness_runs import (
     train_on,
 )
 
+from bertbin_tf.metrics import label_entropy
 from bertbin_tf.models import load_backbone
 from bertbin_tf.recipe import Recipe
 from bertbin_tf.recipe.building import prior_of
@@ -100,8 +100,7 @@ def imbalance(keep):
         texts, labels = rows("tweets", 0.02)
         watch, fields = LearningCurve("tweets"), remedies[run["remedy"]]
         line = train_on(run, texts, labels, callbacks=[watch], **fields)
-        prior = prior_of(Recipe("vader/tweets", **fields), float(np.mean(labels)))
-        entropy = -prior * math.log(prior) - (1 - prior) * math.log(1 - prior)
+        entropy = label_entropy(prior_of(Recipe("vader/tweets", **fields), float(np.mean(labels))))
         return line | {"first_loss": watch.first_loss, "entropy": entropy, "curve": watch.curve}
 
     for seed, remedy in itertools.product(range(2), remedies):

@@ -25,6 +25,21 @@ def saturation_logit(dtype: str) -> float:
     return (SIGNIFICANT_BITS[dtype] + 1) * math.log(2)
 
 
+def label_entropy(base_rate: float) -> float:
+    """Returns the entropy of labels, in nats: the cross-entropy of answering their base rate to every text.
+
+    A model whose loss stays there has learned nothing, and one that begins there was told nothing but the base rate.
+
+    Args:
+        base_rate: Float in [0, 1], the share of positive labels.
+
+    Example:
+    >>> round(label_entropy(0.5), 4)
+    0.6931
+    """
+    return -sum(p * math.log(p) for p in (base_rate, 1 - base_rate) if p > 0)
+
+
 @keras.saving.register_keras_serializable(package="bertbin_tf")
 class LogitStatistics(keras.metrics.Metric):
     """Mean, spread and saturation of the logits of a binary classifier.

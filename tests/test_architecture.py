@@ -36,7 +36,7 @@ ALLOWED = {
     },
     "export": {"data", "models"},
     "serving": {"export"},
-    "doctor": {"callbacks", "optimizers"},
+    "doctor": {"callbacks", "metrics", "optimizers"},
     "report": {"evaluation", "recipe"},
     "cli": {"assets", "callbacks", "data", "doctor", "evaluation", "export", "memory", "recipe", "report", "serving"},
 }

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
-from bertbin_tf.metrics import LogitStatistics
+from bertbin_tf.metrics import LogitStatistics, label_entropy
 
 
 class Answers(NamedTuple):
@@ -50,8 +50,7 @@ class LogitWindow:
         rows, positives, _, losses, saturated, squares, freedom = window
         if not rows > 0:
             return Answers(math.nan, math.nan, math.nan, math.nan) if math.isnan(rows) else None
-        share = positives / rows
-        entropy = -sum(p * math.log(p) for p in (share, 1 - share) if p > 0)
+        entropy = label_entropy(positives / rows)
         return Answers(losses / rows, entropy, math.sqrt(max(squares, 0) / max(freedom, 1)), saturated / rows)
 
     def reset(self) -> None:

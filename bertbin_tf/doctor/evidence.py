@@ -13,6 +13,7 @@ from bertbin_tf.doctor.patient import Patient
 from bertbin_tf.doctor.response import Response
 from bertbin_tf.doctor.scores import Scores
 from bertbin_tf.doctor.steps import HEALTHY_STEP, TOO_FAST, TOO_SLOW, Steps
+from bertbin_tf.metrics import label_entropy
 
 # In logits a step: that of the default head on MiniLM's features, 0.4 in the mean of 384, at 1e-4.
 HEALTHY_PACE = 0.015
@@ -108,7 +109,7 @@ class Evidence:
     @functools.cached_property
     def entropy(self) -> float:
         """The cross-entropy of the best constant answer, in nats."""
-        return entropy_of(self.base_rate)
+        return label_entropy(self.base_rate)
 
     @functools.cached_property
     def bag_of_tokens_auc(self) -> float:
@@ -134,8 +135,3 @@ def _bags(tokens, width=None):
     rows, columns = np.nonzero(~tokens.is_padding)
     shape = (len(tokens.ids), width or int(tokens.ids.max()) + 1)
     return scipy.sparse.csr_matrix((np.ones(len(rows), "float32"), (rows, tokens.ids[rows, columns])), shape).minimum(1)
-
-
-def entropy_of(share: float) -> float:
-    """Returns the cross-entropy of answering a share to labels of which that share is positive, in nats."""
-    return -sum(p * math.log(p) for p in (share, 1 - share) if p > 0)

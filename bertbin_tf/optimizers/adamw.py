@@ -14,8 +14,7 @@ from bertbin_tf.optimizers.statistics import MIN_WEIGHT_RMS, LayerStatistics
 class LayerwiseAdamW(keras.optimizers.AdamW):
     """AdamW with a learning-rate multiplier for every layer.
 
-    A weight in layer `l` is stepped, and decayed, at the rate `learning_rate * multipliers[l]`. Lower layers of
-    a pretrained encoder hold general features and want smaller rates than the new head. A multiplier of 0
+    A weight in layer `l` is stepped, and decayed, at the rate `learning_rate * multipliers[l]`. A multiplier of 0
     freezes a layer but keeps its moments current, so that unfreezing it does not begin with oversized steps.
     Multipliers are variables: they can change during `fit()`, and a checkpoint restores them.
 
@@ -25,14 +24,13 @@ class LayerwiseAdamW(keras.optimizers.AdamW):
 
     With `max_relative_step`, no step of a layer is larger than this share of its weights, from the very first one on
     and whatever rate was asked for: `rate <= max_relative_step * rms(weights) / max(1, rms(direction))`. The direction
-    is Adam's, whose elements begin at 1 and are smaller later. It is never counted as smaller than 1, so the bound
-    holds for the few rows of an embedding that a batch touches, too. Weight decay comes on top, at the same rate.
+    is Adam's, and never counted as smaller than 1, so that the bound holds for the few rows of an embedding that a
+    batch touches, too. Weight decay comes on top, at the same rate.
 
-    Three things differ from the stock optimizer on purpose. `epsilon` holds back no layer: where little of a text
-    reaches the pooler, gradients are below Keras' 1e-7, and the encoder moves at no rate; below 1e-10 they are rounding
-    errors, which are not to be magnified. Gradients of embeddings are made dense first, because Keras squares the rows
-    of a repeated token one by one and steps up to `sqrt(count)` too far. Under `tf.distribute` gradients are clipped
-    after they are summed over the replicas, so that many devices train as one does.
+    Three things differ from the stock optimizer on purpose. `epsilon` is not 1e-7, for where little of a text reaches
+    the pooler gradients are smaller, and the encoder moves at no rate; below 1e-10 they are rounding errors. Gradients
+    of embeddings are made dense first, because Keras squares the rows of a repeated token one by one and steps up to
+    `sqrt(count)` too far. Under `tf.distribute` gradients are clipped after they are summed over the replicas.
 
     Args:
         learning_rate: Float or `LearningRateSchedule`, the rate where the multiplier is 1. Defaults to `2e-5`.
@@ -40,14 +38,12 @@ class LayerwiseAdamW(keras.optimizers.AdamW):
         epsilon: Float > 0, what is added to the root of the mean squared gradient. Defaults to `1e-10`.
         weight_decay: Float >= 0. Biases and layer-norm weights are never decayed. Defaults to `0.01`.
         max_relative_step: Float > 0, the largest step relative to the weights, where weights of an RMS below 0.02
-            count as 0.02; or a dict from layer name to such floats, where layers left out are not bounded. Defaults
-            to `None`: no bound.
+            count as 0.02; or a dict from layer name to such floats. Defaults to `None`: no bound, as of layers left out.
         measure_every: Int >= 1, the steps from one measurement for `statistics` to the next. Defaults to `10`.
         **kwargs: Passed to `keras.optimizers.AdamW`.
 
     Raises:
-        ValueError: If a multiplier, a bound or `measure_every` is out of range or, once built, a layer is named that
-            does not exist.
+        ValueError: If an argument is out of range or, once built, a layer is named that does not exist.
 
     Example:
     >>> model.compile(LayerwiseAdamW(2e-5, layerwise_decay(model, 0.9)), "binary_crossentropy")
@@ -55,8 +51,7 @@ class LayerwiseAdamW(keras.optimizers.AdamW):
     >>> model.optimizer.set_multiplier("token_embedding", 0.0)  # freeze
 
     Reference: [Howard & Ruder, 2018](https://arxiv.org/abs/1801.06146), section 3.2, for rates by layer;
-        [Shazeer & Stern, 2018](https://arxiv.org/abs/1804.04235), sections 6 and 8, for the bound: Adafactor's update
-        clipping and relative step size, here as an upper limit;
+        [Shazeer & Stern, 2018](https://arxiv.org/abs/1804.04235), sections 6 and 8, for the bound;
         [Wortsman et al., 2023](https://arxiv.org/abs/2309.14322), section 3.4, for `epsilon`.
     """
 

@@ -4,7 +4,6 @@ import os
 from typing import Any
 
 import keras
-import scipy.special
 import tensorflow as tf
 
 from bertbin_tf.callbacks import LayerwiseLearningRateController, LearningRateScheduleCheck, SaturationMonitor
@@ -26,12 +25,6 @@ HEAD_MULTIPLIER = 20.0
 def prior_of(recipe: Recipe, base_rate: float) -> float:
     """Returns the base rate of the labels as the loss weighs them: 0.5 with balanced class weights."""
     return 0.5 if recipe.imbalance == "class_weight" else base_rate
-
-
-def label_entropy(recipe: Recipe, base_rate: float) -> float:
-    """Returns the entropy of the labels as the loss weighs them: the loss of the best constant answer, in nats."""
-    prior = prior_of(recipe, base_rate)
-    return float(scipy.special.entr(prior) + scipy.special.entr(1 - prior))
 
 
 def class_weight_of(recipe: Recipe, base_rate: float) -> dict[int, float] | None:

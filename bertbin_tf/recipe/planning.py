@@ -5,7 +5,8 @@ import time
 import keras
 import numpy as np
 
-from bertbin_tf.recipe.building import label_entropy
+from bertbin_tf.metrics import label_entropy
+from bertbin_tf.recipe.building import prior_of
 from bertbin_tf.recipe.fields import Recipe
 from bertbin_tf.recipe.preparing import prepare
 
@@ -53,7 +54,7 @@ def plan(recipe: Recipe, *, strategy: str = "auto") -> dict:
         "train_rows": int(made.train_data.cardinality()),
         "validation_rows": int(made.validation_data.cardinality()),
         "base_rate": made.base_rate,
-        "label_entropy": label_entropy(recipe, made.base_rate),
+        "label_entropy": label_entropy(prior_of(recipe, made.base_rate)),
         "steps_per_epoch": len(made.batches),
         "steps": len(made.batches) * recipe.epochs,
         "tokens_per_epoch": num_tokens,

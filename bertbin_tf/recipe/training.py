@@ -14,9 +14,10 @@ import numpy as np
 
 from bertbin_tf import data, distribute, evaluation
 from bertbin_tf.callbacks import LearningRateScheduleCheck
+from bertbin_tf.metrics import label_entropy
 from bertbin_tf.models import fit_head
 from bertbin_tf.recipe.backup import Position, TrainingBackup
-from bertbin_tf.recipe.building import build_callbacks, class_weight_of, label_entropy, prior_of
+from bertbin_tf.recipe.building import build_callbacks, class_weight_of, prior_of
 from bertbin_tf.recipe.curves import begin_curves, end_curves
 from bertbin_tf.recipe.fields import Recipe
 from bertbin_tf.recipe.folder import curves_folder
@@ -124,7 +125,7 @@ def train(
                 "train_base_rate": made.base_rate,
                 # Both without class weights and focusing. Before training the head answers the prior to every text.
                 "first_loss": first_loss,
-                "label_entropy": label_entropy(recipe, made.base_rate),
+                "label_entropy": label_entropy(prior_of(recipe, made.base_rate)),
                 "last_loss": last_loss,
                 "steps": steps,
                 # Data, weights, loss before training, and the compilation of the step; of the last process.
