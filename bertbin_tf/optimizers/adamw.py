@@ -38,7 +38,7 @@ class LayerwiseAdamW(keras.optimizers.AdamW):
         epsilon: Float > 0, what is added to the root of the mean squared gradient. Defaults to `1e-10`.
         weight_decay: Float >= 0. Biases and layer-norm weights are never decayed. Defaults to `0.01`.
         max_relative_step: Float > 0, the largest step relative to the weights, where weights of an RMS below 0.02
-            count as 0.02; or a dict from layer name to such floats. Defaults to `None`: no bound, as of layers left out.
+            count as 0.02; or a dict from layer name to such floats. Defaults to `None`: no bound, as for others.
         measure_every: Int >= 1, the steps from one measurement for `statistics` to the next. Defaults to `10`.
         **kwargs: Passed to `keras.optimizers.AdamW`.
 
