@@ -128,7 +128,8 @@ class LearningCurve(keras.callbacks.Callback):
         if self.first_loss is None:
             self.first_loss = float(logs["loss"])
         if batch % 10 == 9:
-            measured = evaluation.evaluate(self.labels, predict(self.model, self.batches), threshold=0.5, num_bootstrap=0)
+            probabilities = predict(self.model, self.batches)
+            measured = evaluation.evaluate(self.labels, probabilities, threshold=0.5, num_bootstrap=0)
             self.curve.append((batch + 1, measured.accuracy, measured.roc_auc))
 
 
