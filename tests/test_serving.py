@@ -11,6 +11,7 @@ import socket
 import sys
 import threading
 import time
+import types
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
@@ -28,6 +29,7 @@ from bertbin_tf.export import Servable, export_saved_model
 from bertbin_tf.export.servable import InputError, as_bytes
 from bertbin_tf.serving import GrpcClient, Limits, ModelServer, RestClient, ServerError
 from bertbin_tf.serving.batching import Batcher
+from bertbin_tf.serving.versions import Versions
 
 TEXTS = ["a great film", "the movie was very dull .", "", "superb !", "góod", "not\0good", "film " * 40]
 
@@ -138,9 +140,9 @@ def test_tokens_and_info_are_asked_for_by_name(url, preprocessor, expected):
 def test_status_and_metadata_are_those_of_tf_serving(url):
     status = requests.get(url + "/v1/models/tiny", timeout=60).json()
     ok = {"error_code": "OK", "error_message": ""}
-    assert status == {"model_version_status": [{"version": str(n), "state": "AVAILABLE", "status": ok} for n in (1, 2)]}
+    assert status == {"model_version_status": [{"version": str(n), "state": "AVAILABLE", "status": ok} for n in (2, 1)]}
     one = requests.get(url + "/v1/models/tiny/versions/2", timeout=60).json()
-    assert one["model_version_status"] == status["model_version_status"][1:]
+    assert one["model_version_status"] == status["model_version_status"][:1]
     metadata = requests.get(url + "/v1/models/tiny/metadata", timeout=60).json()
     assert metadata["model_spec"] == {"name": "tiny", "signature_name": "", "version": "2"}
     signature = metadata["metadata"]["signature_def"]["signature_def"]["serving_default"]
@@ -218,7 +220,7 @@ def test_ids_beyond_the_vocabulary_are_refused_and_nobody_else_is(url, expected)
         ("GET", "/v1/models/tiny:predict", 400, "Malformed request: GET /v1/models/tiny:predict"),
         ("DELETE", "/v1/models/tiny", 400, "Malformed request"),
         ("GET", "/v1/models/tiny/versions/x", 400, "Malformed request"),
-        ("GET", "/v1/models/tiny/versions/7", 404, "Could not find any versions of model tiny version 7"),
+        ("GET", "/v1/models/tiny/versions/7", 404, "Could not find version 7 of model tiny"),
         ("GET", "/v1/models/other", 404, "Could not find any versions of model other"),
         ("GET", "/v1/models", 400, "Missing model name in request."),
         ("POST", "/V1/MODELS/tiny/versions/7:PREDICT", 404, "Specific(tiny, 7)"),
@@ -253,6 +255,28 @@ def test_body_that_does_not_arrive_ends(exported):
             assert connection.recv(1000).startswith(b"HTTP/1.1 408")
 
 
+def test_silent_connection_ends_and_one_that_is_kept_does_not(exported):
+    with serving(exported, limits=Limits(seconds=0.5)) as (url, _):
+        host, port = url.removeprefix("http://").split(":")
+        with contextlib.ExitStack() as stack:
+            silent, halfway, kept = (
+                stack.enter_context(socket.create_connection((host, int(port)), timeout=60)) for _ in range(3)
+            )
+            halfway.sendall(b"GET /health HTTP/1.1\r\nHost")
+            kept.sendall(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert kept.recv(1000).startswith(b"HTTP/1.1 200")
+            assert silent.recv(1000) == halfway.recv(1000) == b""
+            kept.sendall(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert kept.recv(1000).startswith(b"HTTP/1.1 200")
+
+
+def test_compressed_body_is_refused(url):
+    response = requests.post(
+        url + "/v1/models/tiny:predict", data=b"\x1f\x8b", headers={"Content-Encoding": "gzip"}, timeout=60
+    )
+    assert response.status_code == 415 and "Content-Encoding: gzip" in response.json()["error"]
+
+
 def test_too_many_waiting_texts_are_refused(exported):
     with serving(exported, limits=Limits(rows=5, waiting=5)) as (url, _), ThreadPoolExecutor(8) as threads:
         asked = [threads.submit(ask, url, {"instances": ["a"] * 5}) for _ in range(80)]
@@ -277,8 +301,19 @@ def test_rest_client_gets_the_answers(url, expected):
         RestClient("tiny", url, version=1, label="stable")
     with pytest.raises(ValueError, match="must be a sequence of texts. Received: one str"):
         client.predict("good")
+    cyrillic = ["\u0444" * 300] * 30  # 18 kB in UTF-8 and 54 kB escaped; 20 kB are allowed
+    assert len(client.predict(cyrillic).label) == 30
     with pytest.raises(ServerError, match="cannot be asked"):
         RestClient("tiny", "http://127.0.0.1:9").predict(["a"])
+
+
+@pytest.mark.parametrize("content", [{"status": "ok"}, None, ["a"]], ids=str)
+def test_answer_of_something_else_is_said_to_be_none(content, monkeypatch):
+    response = requests.Response()
+    response.status_code, response.reason, response._content = 200, "OK", json.dumps(content).encode()
+    monkeypatch.setattr(requests.Session, "request", lambda self, *args, **kwargs: response)
+    with pytest.raises(ServerError, match="without 'predictions'. Is it a model server?"):
+        RestClient("tiny").predict(["a"])
 
 
 class StandIn(prediction_service_pb2_grpc.PredictionServiceServicer):
@@ -366,6 +401,31 @@ def test_bad_versions_leave_the_old_one_in_place(exported, expected, tmp_path):
         shutil.rmtree(path / "1")
         time.sleep(0.5)  # an empty folder drops nothing
         np.testing.assert_allclose(client.predict(TEXTS).probability, expected[1], rtol=0, atol=1e-6)
+
+
+def test_version_written_anew_under_its_number_is_taken_up(exported, expected, tmp_path):
+    path = tmp_path / "tiny"
+    shutil.copytree(exported / "1", path / "1")
+    with serving(path) as (url, lines):
+        client = RestClient("tiny", url)
+        golden = path / "1" / "assets.extra" / "golden.json"
+        golden.write_text(golden.read_text().replace("probabilities", "nothing"))
+        wait_for(lambda: any(line.startswith("version 1 was changed, and is served as it was") for line in lines))
+        np.testing.assert_allclose(client.predict(TEXTS).probability, expected[1], rtol=0, atol=1e-6)
+        shutil.rmtree(path / "1")
+        shutil.copytree(exported / "2", path / ".tmp")
+        (path / ".tmp").rename(path / "1")
+        wait_for(lambda: any("is served as it is now" in line for line in lines))
+        np.testing.assert_allclose(client.predict(TEXTS).probability, expected[2], rtol=0, atol=1e-6)
+        assert client.versions() == {1: "AVAILABLE"}
+
+
+def test_labelled_version_does_not_answer_for_the_highest(exported, monkeypatch):
+    loaded = []
+    monkeypatch.setattr("bertbin_tf.serving.versions._load", lambda folder: loaded.append(int(folder.name)))
+    versions = Versions(exported, lambda servable: types.SimpleNamespace(num_waiting=0), labels={"stable": 1})
+    asyncio.run(versions.update())
+    assert loaded == [2, 1] and versions.find().number == 2 and versions.find(label="stable").number == 1
 
 
 def test_folder_without_a_version_is_refused(tmp_path):

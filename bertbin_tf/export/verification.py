@@ -93,7 +93,7 @@ def check(servable: Servable, *, tolerance: float = TOLERANCE) -> Verification:
     requests = read_warmup(path)
     for request in requests:
         inputs = {name: tf.make_ndarray(tensor) for name, tensor in request.inputs.items()}
-        servable.run(inputs, request.model_spec.signature_name)
+        servable.run(inputs, request.model_spec.signature_name or DEFAULT_SIGNATURE)
     golden = Golden.read(path)
     if golden is None:
         raise ValueError(f"'{path}' has no golden file to compare with. Export the version again.")

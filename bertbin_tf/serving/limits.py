@@ -15,7 +15,8 @@ class Limits:
         body_bytes: Int >= 1, the size of a request's body; more is answered with 413. Defaults to 4 MiB.
         rows: Int >= 1, the texts in a request; more is answered with 400. Defaults to `1024`.
         text_bytes: Int >= 1, the size of one text in UTF-8; more is answered with 400. Defaults to 64 KiB.
-        seconds: Float > 0, for a body to arrive (else 408), and for its answer (else 504). Defaults to `30.0`.
+        seconds: Float > 0, for the headers of a request to arrive, for its body (else 408), and for its answer (else
+            504). Defaults to `30.0`.
         waiting: Int >= `rows`, the texts that may wait for an answer; more is answered with 503. Defaults to `4096`.
 
     Raises:

@@ -14,6 +14,7 @@ _REASONS = {
     404: "There is no such model or version.",
     408: "The body did not arrive in time.",
     413: "The body is too large.",
+    415: "The body is compressed.",
     503: "Too many texts are waiting.",
     504: "No answer in time.",
 }
@@ -141,7 +142,7 @@ def describe(name: str, limits) -> dict:
                     "required": True,
                     "content": {"application/json": {"schema": {"oneOf": [rows, columns]}}},
                 },
-                "responses": _responses(answer, (400, 404, 408, 413, 503, 504)),
+                "responses": _responses(answer, (400, 404, 408, 413, 415, 503, 504)),
             },
         }
         paths[base] = {

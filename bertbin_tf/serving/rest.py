@@ -120,6 +120,7 @@ class _Api:
                 inputs, name, as_rows = await asyncio.to_thread(self._parse, body, signatures)
             else:
                 inputs, name, as_rows = self._parse(body, signatures)
+            del body  # many may wait
             outputs = await self._unless_gone(request, batcher.answer(inputs, name))
         self._measures.rows.inc(len(next(iter(inputs.values()))))
         return write_answer(outputs, as_rows)
@@ -161,10 +162,10 @@ class _Api:
         if label is not None:
             versions = [self._versions.find(label=label)]
         else:
-            versions = [version for version in self._versions if number in (None, version.number)]
+            versions = [version for version in reversed([*self._versions]) if number in (None, version.number)]
         if not versions:
-            of = self._versions.name if number is None else f"{self._versions.name} version {number}"
-            raise Refused(404, f"Could not find any versions of model {of}")
+            which = "any versions" if number is None else f"version {number}"
+            raise Refused(404, f"Could not find {which} of model {self._versions.name}")
         return _to_json(get_model_status_pb2.GetModelStatusResponse(model_version_status=map(_status_of, versions)))
 
     async def _metadata(self, path):
@@ -195,6 +196,8 @@ class _Api:
                     raise too_large
             return bytes(body)
 
+        if (encoding := request.headers.get("content-encoding", "identity").lower()) != "identity":
+            raise Refused(415, f"Content-Encoding: {encoding} is not read. Send the body as it is.", Connection="close")
         limit = self._limits.body_bytes
         too_large = Refused(
             413, f"The body is larger than {limit} bytes. Send fewer texts at a time.", Connection="close"

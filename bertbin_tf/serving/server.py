@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import math
 import os
 import socket
@@ -12,6 +13,7 @@ from pathlib import Path
 import uvicorn
 
 from bertbin_tf.serving.batching import Batcher
+from bertbin_tf.serving.connection import Connection
 from bertbin_tf.serving.limits import Limits
 from bertbin_tf.serving.measures import Measures
 from bertbin_tf.serving.refused import Refused
@@ -99,7 +101,7 @@ class ModelServer:
                 log_level="error",
                 access_log=False,
                 server_header=False,
-                http="h11",  # which limits the size of headers
+                http=functools.partial(Connection, seconds=limits.seconds),  # type: ignore[arg-type]
                 limit_concurrency=MAX_CONNECTIONS,
                 timeout_keep_alive=KEEP_ALIVE_SECONDS,
                 # A request may wait so long for its body, and again for its answer.

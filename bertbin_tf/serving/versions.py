@@ -57,7 +57,7 @@ class Versions:
     A new version is loaded, warmed up and compared with its golden file while the old one goes on answering; then
     requests go to the new one, and the old one is dropped when it has answered the last that it had taken. A version
     that fails, or has no golden file, is left out, with the reason in its status, and tried again when its folder
-    changes, and each minute.
+    changes, and each minute. One that is written anew under its number is taken up like a new one.
 
     Args:
         path: Folder of the model.
@@ -123,12 +123,14 @@ class Versions:
     async def update(self) -> None:
         """Looks at the folder, loads what is new and drops what has been replaced."""
         folders = await asyncio.to_thread(versions_in, self._path)
-        labelled = [number for number in set(self._labels.values()) if number in folders]
-        served = {number for number in labelled if await self._is_served(number, folders[number])}
-        for number in sorted(folders, reverse=True):
+        served = set()
+        for number in sorted(folders, reverse=True):  # before the labelled ones: it is what answers without a label
             if await self._is_served(number, folders[number]):
                 served.add(number)
                 break
+        for number in set(self._labels.values()) & set(folders):
+            if await self._is_served(number, folders[number]):
+                served.add(number)
         if not served:  # the folder is empty or out of reach: what is served is better than nothing
             return
         for version in list(self):
@@ -147,9 +149,13 @@ class Versions:
     async def _is_served(self, number, folder):
         """Returns whether a version is available, after an attempt to load it if that may help."""
         version = self._versions.get(number)
-        if version is not None and version.state is not State.END:
-            return version.state is State.AVAILABLE
+        if version is not None and version.state is State.UNLOADING:
+            return False
         seen = await asyncio.to_thread(_look_at, folder)
+        if version is not None and version.state is State.AVAILABLE:
+            if seen and seen != version.seen:
+                await self._replace(version, seen)
+            return True
         if version is not None and version.error:
             is_due = version.seen != seen or time.monotonic() - version.tried > RETRY_SECONDS
             if not is_due:
@@ -164,6 +170,20 @@ class Versions:
         version.batcher, version.state = self._make_batcher(servable), State.AVAILABLE
         self._report(f"version {number} is served")
         return True
+
+    async def _replace(self, version, seen):
+        """Loads anew what was written under the number of a version that is served, which answers meanwhile."""
+        version.seen = seen  # one attempt for each change
+        try:
+            servable = await asyncio.to_thread(_load, version.path)
+        except Exception as error:
+            self._report(f"version {version.number} was changed, and is served as it was: {error}")
+            return
+        batcher = self._make_batcher(servable)
+        new = Version(version.number, version.path, State.AVAILABLE, batcher=batcher, seen=seen)
+        self._versions[version.number] = new
+        self._report(f"version {version.number} was changed, and is served as it is now: what it was is dropped")
+        self._unload(version)
 
     def _unload(self, version):
         version.state = State.UNLOADING
