@@ -57,11 +57,13 @@ def endless(batches, num_steps):
     return batches.repeat().take(num_steps).apply(tf.data.experimental.assert_cardinality(num_steps))
 
 
-def predict(model, batches):
-    logits = keras.Model(model.input, model.get_layer("logit").output)
-    return scipy.special.expit(
-        np.concatenate([logits.predict_on_batch(batch)[:, 0] for batch in batches]).astype(float)
-    )
+def logits_of(model):
+    return keras.Model(model.input, model.get_layer("logit").output)
+
+
+def predict(logits, batches):
+    values = np.concatenate([logits.predict_on_batch(batch)[:, 0] for batch in batches])
+    return scipy.special.expit(values.astype(float))
 
 
 def train_and_measure(run, backbone, base_rate, batches, test, callbacks=(), **fields):
@@ -91,7 +93,7 @@ def train_and_measure(run, backbone, base_rate, batches, test, callbacks=(), **f
         verbose=0,
     )
     test_batches, test_labels = test
-    probabilities = predict(model, test_batches)
+    probabilities = predict(logits_of(model), test_batches)
     result = evaluation.evaluate(test_labels, probabilities, threshold=0.5, num_bootstrap=0)
     return run | {
         "accuracy": result.accuracy,
@@ -124,11 +126,14 @@ class LearningCurve(keras.callbacks.Callback):
         self.labels = np.concatenate([labels[64 * i : 64 * (i + 1)] for i in range(0, len(batches), every)])
         self.curve, self.first_loss = [], None
 
+    def on_train_begin(self, logs=None):
+        self.logits = logits_of(self.model)  # once: a new model is traced anew
+
     def on_train_batch_end(self, batch, logs=None):
         if self.first_loss is None:
             self.first_loss = float(logs["loss"])
         if batch % 10 == 9:
-            probabilities = predict(self.model, self.batches)
+            probabilities = predict(self.logits, self.batches)
             measured = evaluation.evaluate(self.labels, probabilities, threshold=0.5, num_bootstrap=0)
             self.curve.append((batch + 1, measured.accuracy, measured.roc_auc))
 

@@ -3,6 +3,7 @@ import csv
 import itertools
 import json
 import math
+import tracemalloc
 import warnings
 
 import datasets
@@ -257,6 +258,29 @@ def test_stray_quotes_of_a_tsv_swallow_no_rows(tmp_path):
     texts, labels = data.collect(data.read(tmp_path / "glue.tsv"))
     assert texts == [b'"Foo bar', b"baz", b'qux"', b'said "so"']
     assert labels.tolist() == [1, 0, 1, 0]
+
+
+def test_cells_of_several_lines_are_one_text_also_where_there_is_one_column(tmp_path):
+    texts = ["first\nsecond", "third", 'a "great" film', '"half']
+    pd.DataFrame({"text": texts}).to_csv(tmp_path / "a.tsv", sep="\t", index=False)
+    assert list(data.read_texts(tmp_path / "a.tsv")) == texts
+    (tmp_path / "stray.tsv").write_text('text\n"Foo bar\nbaz\n')
+    assert list(data.read_texts(tmp_path / "stray.tsv")) == ['"Foo bar', "baz"]
+
+
+def test_two_columns_of_one_name_are_refused_in_parquet(tmp_path):
+    pq.write_table(pa.table([["a"], ["b"], [1]], names=["text", "text", "label"]), tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match="two columns of the same name: text, text, label"):
+        data.read(tmp_path / "a.parquet", text="text")
+
+
+def test_one_long_text_takes_no_room_of_the_others():
+    tracemalloc.start()
+    try:
+        assert len(list(data.read_texts(["x" * 100_000] + ["short"] * 2_000))) == 2_001
+        assert tracemalloc.get_traced_memory()[1] < 10e6  # an array of strings would take 800 MB
+    finally:
+        tracemalloc.stop()
 
 
 def test_texts_that_are_cut_are_counted(tiny_preprocessor):

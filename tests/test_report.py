@@ -17,12 +17,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import requests
+import tensorflow as tf
 from sklearn import metrics
 
 from bertbin_tf import cli, evaluation
 from bertbin_tf.cli.parser import build_parser
 from bertbin_tf.recipe import Recipe, train
 from bertbin_tf.report import read_record, render, verdict
+from bertbin_tf.report.reading import _read_curves
 
 PLOTS = {"histogram", "roc", "precision_recall", "reliability", "loss", "spread", "learning_rate", "relative_step"}
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(1)> </style> & \u202e {{ 7 * 7 }}"
@@ -50,17 +52,17 @@ def large_run_dir(run_dir):
     probabilities = np.clip(0.3 + 0.4 * labels + generator.normal(0, 0.2, 400), 0.001, 0.999)
     probabilities[1], texts = 0.0001, ["a great film"] * 400
     texts[1] = HOSTILE
-    rewrite_rows(run_dir, texts, labels, probabilities)
+    rewrite_rows(run_dir, texts, labels, probabilities, threshold=0.4994)
     return run_dir
 
 
-def rewrite_rows(path, texts, labels, probabilities):
+def rewrite_rows(path, texts, labels, probabilities, threshold=0.5):
     pq.write_table(
         pa.table({"text": texts, "label": labels, "probability": probabilities}), path / "validation.parquet"
     )
     content = json.loads((path / "metrics.json").read_text())
-    content["validation"] = evaluation.evaluate(labels, probabilities, threshold=0.5).to_dict()
-    content["threshold"] = 0.5
+    content["validation"] = evaluation.evaluate(labels, probabilities, threshold=threshold).to_dict()
+    content["threshold"] = threshold
     (path / "metrics.json").write_text(json.dumps(content))
 
 
@@ -129,10 +131,10 @@ def test_every_heading_and_column_can_be_heard(large_run_dir):
 def test_counts_and_mistakes_are_those_of_the_rows(large_run_dir):
     record = read_record(large_run_dir)
     page = render(large_run_dir)
-    tn, fp, fn, tp = metrics.confusion_matrix(record.labels, record.probabilities >= 0.5).ravel()
+    tn, fp, fn, tp = metrics.confusion_matrix(record.labels, record.probabilities >= 0.4994).ravel()
     for name, count in {"tn": tn, "fp": fp, "fn": fn, "tp": tp}.items():
         assert f'<td id="{name}">{count}</td>' in page
-    precision = metrics.precision_score(record.labels, record.probabilities >= 0.5)
+    precision = metrics.precision_score(record.labels, record.probabilities >= 0.4994)
     assert f'<dd id="precision">{precision:.3f}</dd>' in page
     # The hostile text is positive and was given 0.0001: the most confident mistake comes first.
     assert page.index("0.000</td><td>&lt;script") == min(
@@ -146,6 +148,19 @@ def test_curves_are_those_that_tensorboard_has(run_dir):
     assert list(rates)[-1] == "logit" and len(rates) == len(record.by_layer("relative_step"))
     assert all((np.diff(curve.steps) > 0).all() for curve in record.curves.values())
     assert record.curves["loss/label_entropy"].values[0] == pytest.approx(np.log(2), abs=0.2)
+
+
+def test_steps_that_were_taken_again_after_a_kill_count_once(tmp_path):
+    for value, steps in ((1.0, range(0, 100, 10)), (2.0, range(60, 200, 10))):
+        writer = tf.summary.create_file_writer(str(tmp_path))
+        with writer.as_default():
+            for step in steps:
+                tf.summary.scalar("loss", value, step)
+        writer.close()
+        time.sleep(1.1)  # files are read in the order of the seconds in their names
+    curve = _read_curves(tmp_path)["loss"]
+    assert curve.steps.tolist() == list(range(0, 200, 10))
+    assert curve.values.tolist() == [1.0] * 6 + [2.0] * 14
 
 
 def test_command_on_the_page_is_the_recipe_again(run_dir):
@@ -162,10 +177,15 @@ def test_command_on_the_page_is_the_recipe_again(run_dir):
         (np.arange(200) % 2, np.full(200, 0.5) + np.arange(200) * 1e-6, "collapsed"),
         (np.arange(200) % 2, 0.5 + (np.arange(200) % 2) * 1e-3, "barely trained"),
         (np.arange(200) // 2 % 2, np.where(np.arange(200) % 2, 0.8, 0.2), "learned nothing that shows"),
+        (
+            np.arange(4) % 2,
+            np.where(np.arange(4) % 2, 0.8, 0.2),
+            "learned nothing that shows",
+        ),  # 1 in 6 is so by chance
     ],
 )
 def test_verdict_is_that_of_the_probabilities(run_dir, labels, probabilities, word):
-    rewrite_rows(run_dir, ["a film"] * 200, labels, probabilities)
+    rewrite_rows(run_dir, ["a film"] * len(labels), labels, probabilities)
     assert verdict(read_record(run_dir)).word == word
     assert f"Verdict: {word}" in render(run_dir)
 
@@ -337,7 +357,7 @@ def test_page_works_in_a_browser(browser, address, large_run_dir):
     slider.send_keys(Keys.PAGE_UP, Keys.ARROW_RIGHT)
     threshold = float(browser.find_element(By.ID, "threshold-value").text)
     assert threshold > 0.5 and line.rect["x"] > before
-    said = record.probabilities.round(6) >= threshold
+    said = record.probabilities >= threshold
     cells = [int(browser.find_element(By.ID, cell).text) for cell in ("tn", "fp", "fn", "tp")]
     assert cells == metrics.confusion_matrix(record.labels, said).ravel().tolist()
     shown = float(browser.find_element(By.ID, "f1").text)
@@ -345,7 +365,9 @@ def test_page_works_in_a_browser(browser, address, large_run_dir):
     axes = browser.execute_script("return document.getElementById('histogram').querySelector('svg').clientWidth")
     assert 0 < line.rect["x"] - before < axes * (threshold - 0.5)
     browser.find_element(By.ID, "threshold-reset").click()
-    assert browser.find_element(By.ID, "threshold-value").text == "0.500"
+    assert browser.find_element(By.ID, "threshold-value").text == "0.499"  # 0.4994, of which the counts are
+    cells = {cell: int(browser.find_element(By.ID, cell).text) for cell in ("tn", "fp", "fn", "tp")}
+    assert cells == record.evaluation.confusion
 
     messages = [entry for entry in browser.get_log("browser") if "favicon" not in entry["message"]]
     assert messages == []

@@ -115,6 +115,7 @@ def read_texts(source, *, text: str | None = None) -> Iterator[str]:
 
 
 def _is_sequence_of_strings(source):
-    # The first one decides: whatever follows that is not a string is then refused by name.
+    # The first one decides: whatever follows that is not a string is then refused by name. Not as an array, in which
+    # each text would have the room of the longest.
     is_sequence = isinstance(source, list | tuple | np.ndarray) or hasattr(source, "to_list")
-    return is_sequence and np.size(source) > 0 and isinstance(next(iter(source)), str | bytes)
+    return is_sequence and len(source) > 0 and isinstance(next(iter(source)), str | bytes)

@@ -95,8 +95,7 @@ def _load_delimited(path):
     read_rows = functools.partial(_quoted_rows, path, ",")
     if path.suffix.lower() == ".tsv":
         read_rows = functools.partial(_plain_rows, path)
-        if len({len(row) for row, _ in read_rows()}) > 1:
-            # Cells of several lines, or with tabs in them: only quotes hold those together.
+        if _needs_quotes(path):
             read_rows = functools.partial(_quoted_rows, path, "\t")
     with contextlib.closing(read_rows()) as header:
         names, _ = next(header)
@@ -106,8 +105,7 @@ def _load_delimited(path):
             f"{path} has one column, {names[0]!r}: its cells seem to be divided by {found[0]!r}. Save it with commas "
             "as .csv, or with tabs as .tsv."
         )
-    if len(set(names)) < len(names):
-        raise ValueError(f"{path} has two columns of the same name: {', '.join(names)}.")
+    _check_names(path, names)
     lines = array.array("q")
 
     def rows(*wanted):
@@ -123,6 +121,27 @@ def _load_delimited(path):
             yield tuple(row[index] for index in indices)
 
     return Table(str(path), names, rows, lines=lines, empty_is_missing=True)
+
+
+def _check_names(path, names):
+    if len(set(names)) < len(names):
+        raise ValueError(f"{path} has two columns of the same name: {', '.join(names)}.")
+
+
+def _needs_quotes(path):
+    """Returns whether a TSV has cells of several lines, or with tabs in them, which only quotes hold together.
+
+    Then its lines are of other numbers of cells, or, of one column, as many lines open a quote as others close one.
+    """
+    lengths, opened, closed = set(), 0, 0
+    with path.open(encoding="utf-8-sig") as file:
+        for line in file:
+            if line := line.removesuffix("\n"):
+                lengths.add(line.count("\t"))
+                if line.count('"') % 2:
+                    opened += line.startswith('"')
+                    closed += line.endswith('"')
+    return len(lengths) > 1 or lengths == {0} and 0 < opened == closed
 
 
 def _quoted_rows(path, delimiter):
@@ -202,6 +221,7 @@ def _load_parquet(path):
             raise ValueError(f"{path} cannot be read as Parquet: {error}") from None
 
     file = read(lambda: pyarrow.parquet.ParquetFile(path))
+    _check_names(path, file.schema_arrow.names)
 
     def rows(*names):
         batches = read(lambda: file.iter_batches(columns=list(names)))

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from bertbin_tf.evaluation.calibration import NUM_BINS, assign_bins, clip_probabilities
+from bertbin_tf.evaluation.calibration import clip_probabilities
 from bertbin_tf.evaluation.thresholds import MEASURES_OF_COUNTS
 
 # Undefined, or without meaning, where one of the classes is missing.
@@ -14,10 +14,11 @@ _MAX_CELLS = 2**22  # of a block of resamples: 32 MB at a time
 def bootstrap_intervals(
     labels: np.ndarray, probabilities: np.ndarray, *, threshold: float, num_resamples: int, seed: int
 ) -> dict[str, tuple[float, float] | None]:
-    """Computes a 95 % interval for every measure by resampling rows.
+    """Computes a 95 % interval for every measure but the calibration error by resampling rows.
 
     Rows are drawn with replacement and not by class, because the base rate of a test set is itself a draw. A resample
-    in which a class is missing is left out of the measures that need both classes.
+    in which a class is missing is left out of the measures that need both classes. The expected calibration error is a
+    sum of absolute values, which resampling only raises: of a calibrated model the interval would never hold the truth.
 
     Args:
         labels: `int64` array of shape `(n,)`, 0 or 1.
@@ -61,13 +62,12 @@ class _Rows:
         clipped = clip_probabilities(probabilities)
         brier = (probabilities - labels) ** 2
         log_loss = -np.log(np.where(labels == 1, clipped, 1 - clipped))
-        gaps = np.eye(NUM_BINS)[assign_bins(probabilities)] * (probabilities - labels)[:, None]
-        self._summands = np.column_stack([*cells, brier, log_loss, gaps])
+        self._summands = np.column_stack([*cells, brier, log_loss])
 
     def measure(self, counts):
         """Measures resamples, given as counts of shape `(resamples, rows)`: a dict of arrays `(resamples,)`."""
         sums = counts @ self._summands
-        tn, fp, fn, tp, brier, log_loss = sums[:, :6].T
+        tn, fp, fn, tp, brier, log_loss = sums.T
         num_positive, num_negative = fn + tp, tn + fp
         num_rows = num_positive + num_negative
         measures = {name: measure(tn, fp, fn, tp) for name, measure in MEASURES_OF_COUNTS.items()}
@@ -87,7 +87,6 @@ class _Rows:
             measures[name] = np.where(one_class, np.nan, measures[name])
         measures["brier"] = brier / num_rows
         measures["log_loss"] = log_loss / num_rows
-        measures["ece"] = np.abs(sums[:, 6:]).sum(axis=1) / num_rows
         return measures
 
 

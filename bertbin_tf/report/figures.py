@@ -83,7 +83,7 @@ def styled(draw):
 
 @styled
 def loss(records: list[RunRecord]) -> Figure:
-    """Draws the loss by step where it was written, and by epoch, and the entropy of the labels."""
+    """Draws the loss by step where it was written, and by epoch, and that of answering the prior to every text."""
     figure, axes = _figure()
     for record, color in zip(records, _colors(records), strict=True):
         label = "" if len(records) == 1 else f"{record.name}: "
@@ -93,8 +93,10 @@ def loss(records: list[RunRecord]) -> Figure:
             axes.plot(curve.steps, curve.values, color=color, alpha=0.6, linewidth=1.2, label=f"{label}training")
         else:
             axes.plot(ends, record.history["loss"], "o:", color=color, label=f"{label}training, by epoch")
-        axes.plot(ends, record.history["val_loss"], "s-", color=color, markersize=4, label=f"{label}validation")
-    axes.axhline(records[0].metrics["label_entropy"], color=COLORS[4], linestyle="--", label="entropy of the labels")
+        kind = ", focal loss" if record.recipe.imbalance == "focal" else ""
+        axes.plot(ends, record.history["val_loss"], "s-", color=color, markersize=4, label=f"{label}validation{kind}")
+    for entropy in sorted({round(record.metrics["label_entropy"], 3) for record in records}):
+        axes.axhline(entropy, color=COLORS[4], linestyle="--", label=f"answering the prior, {entropy:.3f}")
     axes.set(xlabel="step", ylabel="loss (nats)")
     axes.legend()
     return figure

@@ -142,7 +142,7 @@ def _run(record):
         "verdict": verdict(record),
         "recipe": record.recipe,
         "plots": plots,
-        "threshold": f"{measured.threshold:.3f}",
+        "threshold": _shown(measured.threshold),
         "histogram_width": f"{histogram.axes[0].get_position().width * histogram.get_figwidth() * 72:.2f}",
         "confusion": {cell: f"{count:,}" for cell, count in measured.confusion.items()},
         "decision_measures": _decision_measures(*counts),
@@ -169,7 +169,13 @@ def _run(record):
                 if name in ("machine", "devices", "strategy", "replicas")
             },
         },
-        "rows_json": _json({"labels": record.labels.tolist(), "probabilities": record.probabilities.round(6).tolist()}),
+        "rows_json": _json(
+            {
+                "labels": record.labels.tolist(),
+                "probabilities": record.probabilities.tolist(),
+                "threshold": measured.threshold,
+            }
+        ),
     }
 
 
@@ -193,15 +199,19 @@ def _runs(records):
 
 def _curves(records):
     """Draws what can be drawn of one run and of several."""
-    entropy = records[0].metrics["label_entropy"]
+    entropies = _each(records, lambda record: f"{record.metrics['label_entropy']:.3f}")
+    losses = _each(
+        records,
+        lambda record: "the focal loss, which is lower" if record.recipe.imbalance == "focal" else "the cross-entropy",
+    )
     ends = _each(records, lambda record: f"{record.history['val_loss'][-1]:.3f}")
     spreads = _each(records, lambda record: f"{record.history['logit_spread'][-1]:.2f}")
     plots = {
         "loss": _plot(
             "loss",
             figures.loss(records),
-            f"Loss. The entropy of the labels, {entropy:.3f}, is what the base rate alone gets. The validation loss "
-            f"ends at {ends}.",
+            f"Loss. Answering the prior to every text gets {entropies}. The validation loss ends at {ends}; it is "
+            f"{losses}.",
         ),
         "spread": _plot(
             "spread",
@@ -223,9 +233,14 @@ def _curves(records):
     return plots
 
 
+def _shown(threshold):
+    """Returns a threshold as text, with three digits that count also where it is small."""
+    return f"{threshold:.3f}" if threshold >= 0.1 else f"{threshold:.3g}"
+
+
 def _each(records, say):
-    """Returns what there is to say of each run, with its name where there are several."""
-    if len(records) == 1:
+    """Returns what there is to say of each run, with its name where they differ."""
+    if len({say(record) for record in records}) == 1:
         return say(records[0])
     return "; ".join(f"{say(record)} ({record.name})" for record in records)
 

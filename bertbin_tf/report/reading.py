@@ -114,9 +114,10 @@ def _read_curves(folder):
     events.Reload()
     curves = {}
     for name in events.Tags()["tensors"]:
-        points = [event for event in events.Tensors(name) if not event.tensor_proto.string_val]
-        values = [_number(event.tensor_proto) for event in points]
-        curves[name] = Curve(np.array([event.step for event in points]), np.array(values))
+        # The last of each step: a training that was killed and goes on takes the steps since its backup again.
+        points = {event.step: event.tensor_proto for event in events.Tensors(name) if not event.tensor_proto.string_val}
+        steps = sorted(points)
+        curves[name] = Curve(np.array(steps), np.array([_number(points[step]) for step in steps]))
     return curves
 
 

@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+import scipy.stats
+
 from bertbin_tf.report.reading import RunRecord
 
 # Probabilities within a point of each other are one answer; a BERT that collapsed has a spread of 0.001 (see README).
@@ -23,7 +25,8 @@ class Verdict(NamedTuple):
 def verdict(record: RunRecord) -> Verdict:
     """Returns what a run came to, judged by its validation texts alone.
 
-    `"trained"` takes a ROC AUC whose 95 % interval lies above 0.5, which is what a coin gets.
+    `"trained"` takes a ROC AUC whose 95 % interval lies above 0.5, which is what a coin gets, and, since the bootstrap
+    of a perfect ranking has no width, a Mann-Whitney test that says so at 2.5 %.
     """
     measured = record.evaluation
     ask = f"`bertbin-tf doctor {record.path / 'recipe.json'}` looks for the cause."
@@ -38,6 +41,12 @@ def verdict(record: RunRecord) -> Verdict:
     ranked = f"ROC AUC {measured.roc_auc:.3f} ({low:.3f} to {high:.3f}) on {measured.rows:,} validation texts"
     if low <= 0.5:
         return Verdict("learned nothing that shows", f"{ranked}; 0.5 is chance. {ask}")
+    chance = _chance(record)
+    if chance >= 0.025:
+        return Verdict(
+            "learned nothing that shows",
+            f"{ranked}; chance ranks so few as well in {100 * chance:.0f} % of cases. Validate on more texts.",
+        )
     if spread < COLLAPSED_SPREAD:
         return Verdict(
             "barely trained",
@@ -49,3 +58,9 @@ def verdict(record: RunRecord) -> Verdict:
         f"{ranked}. {100 * measured.accuracy:.1f} % of the decisions are right; always saying the commoner class would "
         f"be right in {100 * majority:.1f} %.",
     )
+
+
+def _chance(record):
+    """Returns how probable so good a ranking is if the probabilities say nothing."""
+    positive, negative = (record.probabilities[record.labels == label] for label in (1, 0))
+    return scipy.stats.mannwhitneyu(positive, negative, alternative="greater").pvalue

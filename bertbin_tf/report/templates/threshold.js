@@ -2,15 +2,15 @@
 // Recounts the decisions on the validation texts when the threshold is moved.
 const holder = document.getElementById("rows");
 if (holder) {
-  const { labels, probabilities } = JSON.parse(holder.textContent);
+  const { labels, probabilities, threshold: tuned } = JSON.parse(holder.textContent);
   const slider = document.getElementById("threshold");
   const line = document.getElementById("histogram-threshold");
-  const tuned = Number(slider.value);
+  const tunedText = document.getElementById("threshold-value").textContent;
   const show = (id, text) => { document.getElementById(id).textContent = text; };
   const share = (part, whole) => (whole ? (part / whole).toFixed(3) : "-");
 
-  const count = () => {
-    const threshold = Number(slider.value);
+  // The slider stops at every thousandth; the tuned threshold may lie between two of them.
+  const count = (threshold) => {
     const cells = { tn: 0, fp: 0, fn: 0, tp: 0 };
     labels.forEach((label, row) => {
       const said = probabilities[row] >= threshold;
@@ -18,7 +18,7 @@ if (holder) {
     });
     const { tn, fp, fn, tp } = cells;
     Object.entries(cells).forEach(([id, number]) => show(id, number.toLocaleString("en")));
-    show("threshold-value", threshold.toFixed(3));
+    show("threshold-value", threshold === tuned ? tunedText : threshold.toFixed(3));
     show("accuracy", share(tp + tn, labels.length));
     show("precision", share(tp, tp + fp));
     show("recall", share(tp, tp + fn));
@@ -28,6 +28,6 @@ if (holder) {
   };
 
   document.getElementById("slider").hidden = false;
-  slider.addEventListener("input", count);
-  document.getElementById("threshold-reset").addEventListener("click", () => { slider.value = tuned; count(); });
+  slider.addEventListener("input", () => count(Number(slider.value)));
+  document.getElementById("threshold-reset").addEventListener("click", () => { slider.value = tuned; count(tuned); });
 }
