@@ -14,7 +14,8 @@ from tensorflow.python.eager import context
 
 from bertbin_tf import data
 from bertbin_tf.doctor import CODES, Diagnosis, DoctorCallback, Finding, diagnose
-from bertbin_tf.doctor.patient import Patient
+from bertbin_tf.doctor.batches import Batches
+from bertbin_tf.doctor.patient import Patient, put_back
 from bertbin_tf.doctor.remedies import REMEDIES, UNTRIED
 from bertbin_tf.doctor.trials import Outcome, Trials
 from bertbin_tf.models import binary_classifier, load_backbone, load_preprocessor
@@ -433,6 +434,7 @@ def test_every_remedy_belongs_to_a_rule():
         ((0.77, 0.71), (0.77, 0.69), "suspected"),  # neither is better than the base rate: nothing was shown
         ((0.52, 0.70), (0.51, 0.70), "suspected"),
         ((1.00, 0.01), (1.00, 0.11), "suspected"),  # better with it, and well enough without
+        ((0.69, 0.70), (0.97, 0.78), "suspected"),  # a lower loss, and a far worse ranking
     ],
 )
 def test_trial_refutes_only_what_trains_without_the_remedy(treated, control, status):
@@ -936,6 +938,59 @@ def test_strange_model_is_examined_as_far_as_it_goes(case):
     print(diagnosis)
     assert str(diagnosis) and json.loads(diagnosis.to_json())["cause"] == diagnosis.cause
     assert set(finding.code for finding in diagnosis.findings) <= set(CODES)
+
+
+def test_column_of_numbers_is_not_taken_for_the_text(eager):
+    tokens, labels = healthy_rows()
+    backbone = tiny()
+    category = keras.Input((1,), dtype="int32", name="category_id")
+    features = keras.layers.Concatenate()([backbone(backbone.input)["pooled_output"], category])
+    inputs = backbone.input | {"category_id": category}
+    model = keras.Model(inputs, keras.layers.Dense(1, "sigmoid", kernel_initializer="zeros")(features))
+    model.compile(keras.optimizers.AdamW(RATE), "binary_crossentropy")
+    rows = dataset(tokens | {"category_id": np.arange(len(labels), dtype="int32")[:, None] % 3}, labels)
+    assert diagnose(model, rows, budget=1e-3).cause == "healthy"
+
+
+def test_model_of_a_fixed_length_gets_its_trials(eager):
+    tokens, labels = healthy_rows()
+    inputs = {name: keras.Input((tokens[name].shape[1],), dtype="int32", name=name) for name in tokens}
+    keras.utils.set_random_seed(0)
+    model = keras.Model(inputs, keras.layers.Dense(1, "sigmoid")(tiny()(inputs)["pooled_output"]))
+    model.compile(keras.optimizers.Adam(0.1), "binary_crossentropy")
+    diagnosis = diagnose(model, dataset(tokens, labels))
+    assert diagnosis.findings[0].trial and not diagnosis.unread
+
+
+def test_first_batch_without_the_rare_class_is_no_imbalance(eager):
+    tokens, labels = healthy_rows()
+    labels = np.zeros_like(labels)
+    labels[:2] = 1  # both in the first batch, whose loss is ten times the entropy of the labels
+    diagnosis = diagnose(healthy_model(base_rate=2 / len(labels)), dataset(tokens, labels), budget=1e-3)
+    assert "class-imbalance" not in [finding.code for finding in diagnosis.findings]
+
+
+def test_optimizer_made_from_adam_is_judged_as_adam(eager):
+    class MyAdamW(keras.optimizers.AdamW):
+        pass
+
+    assert diagnose(healthy_model(MyAdamW(RATE)), dataset(*healthy_rows()), budget=1e-3).cause == "healthy"
+
+
+def test_seed_and_flags_of_weights_are_put_back(eager):
+    model = healthy_model()
+    keras.utils.set_random_seed(42)
+    with put_back(model):
+        tf.random.set_seed(2)
+        model.get_layer("logit").kernel.trainable = False
+    assert context.global_seed() == 42
+    assert model.get_layer("logit").kernel.trainable
+
+
+def test_tokens_in_a_tuple_are_arrays_and_no_batches(eager):
+    tokens, labels = healthy_rows()
+    batches = Batches((tuple(tokens.values()), labels))
+    assert not batches.problem and len(batches.labels) == len(labels)
 
 
 def test_iterator_that_can_be_read_once_is_left_unread(eager):

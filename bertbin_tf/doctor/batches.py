@@ -153,9 +153,15 @@ def find_tokens(x: Any) -> Tokens | None:
             named["/".join(map(str, path)).lower()] = np.asarray(array)
     mask = _named(named, "mask", "attention")
     segments = _named(named, "segment", "type")
-    ids = _named({name: array for name, array in named.items() if array is not mask and array is not segments}, "id")
+    rest = {name: array for name, array in named.items() if array is not mask and array is not segments}
+    # A column such as "customer_id" is none: tokens are as many as the mask has, or more than one a row.
+    shape_of_mask = None if mask is None else mask.shape
+    alike = {name: array for name, array in rest.items() if array.shape == shape_of_mask or not shape_of_mask}
+    alike = {name: array for name, array in alike.items() if array.shape[1] > 1} or rest
+    ids = _named(alike, "token_ids", "input_ids", "word_ids")
+    ids = _named(alike, "id") if ids is None else ids
     if ids is None and named:
-        rest = [array for array in named.values() if array is not mask and array is not segments]
+        rest = [*alike.values()]
         ids = max(rest, key=np.max, default=None)
         binary = [array for array in rest if array is not ids and set(np.unique(array)) <= {0, 1}]
         mask = binary[0] if mask is None and binary else mask
@@ -184,7 +190,8 @@ def _stack(arrays, padding):
 
 
 def _is_arrays(source):
-    return isinstance(source, tuple) and 2 <= len(source) <= 3 and not isinstance(source[0], tuple)
+    # Labels, the second, are never a tuple, and of a tuple of batches each is one.
+    return isinstance(source, tuple) and 2 <= len(source) <= 3 and not isinstance(source[1], tuple)
 
 
 def _count(source):

@@ -77,10 +77,10 @@ def diagnose(
         if findings and train.batches:
             try:
                 findings = trials().try_all(findings)
+                if trials().ran_out:
+                    unread.append(f"trials: not all could be made within the budget of {budget:g} s")
             except Exception as error:  # a strange model must not cost the findings
                 failed.setdefault(_line(error), []).append("no cure could be tried")
-            if trials().ran_out:
-                unread.append(f"trials: not all could be made within the budget of {budget:g} s")
         symptoms = () if any(finding.stands for finding in findings) else symptoms_of(evidence)
     unread += [f"{', '.join(codes)}: {reason}" for reason, codes in failed.items()]
     treatment = Treatment(evidence, train_data, pretrained)

@@ -53,6 +53,12 @@ class Patient:
         return sum(math.prod(weight.shape) for weight in self.backbone_weights) >= MIN_PRETRAINED_WEIGHTS
 
     @functools.cached_property
+    def fixed_length(self) -> int | None:
+        """The tokens that a functional model takes, where its inputs say how many; else `None`."""
+        shapes = [tensor.shape for tensor in getattr(self.model, "inputs", None) or []]
+        return max((shape[1] for shape in shapes if len(shape) == 2 and (shape[1] or 0) > 1), default=None)
+
+    @functools.cached_property
     def vocabulary_size(self) -> int | None:
         """The number of rows of the token embedding, or `None`."""
         return max((layer.input_dim for layer in self._embeddings), default=None)
@@ -143,7 +149,7 @@ def put_back(model: keras.Model) -> Iterator[None]:
     """
     variables = _variables_of(model)
     values = [tf.identity(variable.value) for variable in variables]
-    trainable = [(layer, layer.trainable) for layer in model._flatten_layers()]
+    trainable = [(layer, layer.trainable) for layer in [*model._flatten_layers(), *model.variables]]
     states = random.getstate(), np.random.get_state()
     with _global_seed(), _tensorflow_seed():
         try:
@@ -151,7 +157,7 @@ def put_back(model: keras.Model) -> Iterator[None]:
         finally:
             for variable, value in zip(variables, values, strict=True):
                 variable.assign(value)
-            # From the outside in, for a model passes it on to its layers.
+            # From the outside in, for a model passes it on to its layers, and a layer to its variables.
             for layer, was_trainable in trainable:
                 if layer.trainable != was_trainable:
                     layer.trainable = was_trainable
@@ -187,14 +193,16 @@ def _global_seed():
 
 @contextlib.contextmanager
 def _tensorflow_seed():
-    """TensorFlow's count of the operations that were given no seed."""
+    """TensorFlow's seed, and its count of the operations that were given none."""
     from tensorflow.python.eager import context
 
+    seed = context.global_seed()
     generator = getattr(context.context(), "_rng", None)  # made with the first `tf.random.set_seed`
     state = None if generator is None else generator.getstate()
     try:
         yield
     finally:
+        context.context()._seed = seed
+        context.context()._rng = generator
         if generator is not None:
-            context.context()._rng = generator
             generator.setstate(state)

@@ -22,7 +22,7 @@ class Sample(NamedTuple):
     test: list[tuple]
 
 
-def draw(data: Batches, *, batch_size: int, num_train: int, num_test: int) -> Sample:
+def draw(data: Batches, *, batch_size: int, num_train: int, num_test: int, fixed_length: int | None = None) -> Sample:
     """Draws rows from data that were read.
 
     Args:
@@ -30,6 +30,7 @@ def draw(data: Batches, *, batch_size: int, num_train: int, num_test: int) -> Sa
         batch_size: Int, the rows of a batch.
         num_train: Int, the batches to train on; fewer if there are not so many rows.
         num_test: Int, the batches to be asked.
+        fixed_length: Int, the tokens that the model takes, or `None` if it takes any number. Defaults to `None`.
     """
     rows = _rows(data)
     order = np.random.default_rng(0).permutation(len(rows))
@@ -41,7 +42,7 @@ def draw(data: Batches, *, batch_size: int, num_train: int, num_test: int) -> Sa
     classes = [order[labels[order] == label] for label in np.unique(labels)]
     chosen = np.concatenate([some[: -(-wanted // len(classes))] for some in classes])
     chosen = np.random.default_rng(1).permutation(chosen)
-    length = int(max(lengths[chosen], default=0))
+    length = fixed_length or int(max(lengths[chosen], default=0))
     padding = data.tokens.padding if data.tokens is not None else 0
     drawn = [_fit(rows[i], length, padding) for i in chosen]
     batches = [_stack(drawn[i : i + batch_size]) for i in range(0, len(drawn) - batch_size + 1, batch_size)]

@@ -64,7 +64,13 @@ class Trials:
 
     def __init__(self, evidence: Evidence, pretrained: keras.Model | None, deadline: float):
         self._evidence, self._pretrained, self._deadline = evidence, pretrained, deadline
-        self._sample = draw(evidence.train, batch_size=BATCH_SIZE, num_train=NUM_STEPS, num_test=NUM_TEST)
+        self._sample = draw(
+            evidence.train,
+            batch_size=BATCH_SIZE,
+            num_train=NUM_STEPS,
+            num_test=NUM_TEST,
+            fixed_length=evidence.patient.fixed_length,
+        )
         self._longest, self._compiled = 0.0, {}
         self.ran_out = False
 
@@ -131,7 +137,9 @@ class Trials:
 
     def _judge(self, finding, treated, control):
         entropy = label_entropy(self._labels.mean())
-        is_better = treated.auc > control.auc + BETTER_AUC or treated.loss < LOWER_LOSS * control.loss
+        # A lower loss alone may be no more than answers nearer to the base rate.
+        is_lower = treated.loss < LOWER_LOSS * control.loss and treated.auc > control.auc - BETTER_AUC
+        is_better = treated.auc > control.auc + BETTER_AUC or is_lower
         status = "suspected"
         has_learned = control.auc > treated.auc - BETTER_AUC and control.loss < LEARNED_LOSS * entropy
         if is_better and not has_learned and treated.auc > 0.5 + BETTER_AUC and treated.loss < 1.1 * entropy:

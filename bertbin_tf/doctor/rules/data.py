@@ -44,7 +44,7 @@ def labels_out_of_range(evidence: Evidence) -> Proof | None:
     shown = ", ".join(f"{value:g} ({count:,})" for value, count in zip(values[:5], counts[:5], strict=True))
     low, high = values[0], values[-1]
     if not np.isfinite(values).all():
-        remedy = "dataset = dataset.filter(lambda x, y: tf.math.is_finite(y))"
+        remedy = "dataset = dataset.unbatch().filter(lambda x, y: tf.math.is_finite(y)).batch(32)"
     elif len(values) > 2:
         remedy = f"dataset = dataset.map(lambda x, y: (x, tf.cast(y == {high:g}, tf.float32)))  # or two of them"
     else:
@@ -206,11 +206,14 @@ def class_imbalance(evidence: Evidence) -> Proof | None:
     rate = evidence.base_rate
     if labels_out_of_range(evidence) or not 0 < min(rate, 1 - rate) < 0.1 or not evidence.answers.are_probabilities:
         return None
-    if evidence.answers.loss < 1.5 * evidence.entropy + 0.05:
+    if evidence.train.first[2] is not None:  # with weights the right start is another, and may be even odds
+        return None
+    loss = evidence.answers.mean_loss  # in one batch of a rare class are too few of it, or too many
+    if loss < 1.5 * evidence.entropy + 0.05:
         return None
     return Proof(
-        f"{rate:.1%} of the labels are positive, and the first loss is {evidence.answers.loss:.2f}, where the base "
-        f"rate alone gives {evidence.entropy:.2f}",
+        f"{rate:.1%} of the labels are positive, and the loss begins at {loss:.2f}, where the base rate alone gives "
+        f"{evidence.entropy:.2f}",
         f"keras.layers.Dense(1, 'sigmoid', bias_initializer=LogOdds({rate:.3g}))",
     )
 

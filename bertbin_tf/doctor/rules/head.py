@@ -62,11 +62,13 @@ def logits_taken_for_probabilities(evidence: Evidence) -> Proof | None:
     if not lost:
         return None
     logit, label = lost[0]
+    layer = evidence.patient.logit_layer
+    kind = "BinaryCrossentropy" if layer is None or layer.units == 1 else "SparseCategoricalCrossentropy"
     return Proof(
         f"the model's answers go from {min(r.answer for r in replies.values()):.0f} to "
         f"{max(r.answer for r in replies.values()):.0f}; at a logit of {logit:.0f} and a label of {label} the gradient "
         f"is {replies[lost[0]].gradient:.2g}, and not {1 - 2 * label}",
-        "model.compile(optimizer, keras.losses.BinaryCrossentropy(from_logits=True))",
+        f"model.compile(optimizer, keras.losses.{kind}(from_logits=True))",
     )
 
 

@@ -14,16 +14,16 @@ SCHEDULE = "optimizer = keras.optimizers.AdamW(warmup_cosine({rate:.0e}, batches
 @rule
 def optimizer_unsuited(evidence: Evidence) -> Proof | None:
     """Gradients differ a thousandfold between a BERT's layers, and so do steps that are in proportion to them."""
-    name, steps = type(evidence.patient.optimizer).__name__, evidence.steps
+    name, steps, is_adaptive = type(evidence.patient.optimizer).__name__, evidence.steps, _is_adaptive(evidence)
     held, whole = steps.held_by_epsilon, steps.whole_encoder_moves
-    if name in ADAPTIVE and held and len(held) >= 0.5 * len(whole):
+    if is_adaptive and held and len(held) >= 0.5 * len(whole):
         sizes = [whole[layer].gradient_norm / whole[layer].size ** 0.5 for layer in held]
         return Proof(
             f"epsilon={evidence.patient.optimizer.epsilon:.0e} is above the gradients of {len(held)} of {len(whole)} "
             f"encoder layers, {min(sizes):.0e} to {max(sizes):.0e}: {name} steps in proportion to them, like SGD",
             "optimizer = keras.optimizers.AdamW(5e-5, epsilon=1e-10)",
         )
-    if name in ADAPTIVE or not steps.encoder_moves or not steps.highest_rate > 0:
+    if is_adaptive or not steps.encoder_moves or not steps.highest_rate > 0:
         return None
     relative = [move.relative_step for move in steps.encoder_moves.values()]
     if min(relative) > TOO_SLOW and max(relative) < TOO_FAST:
@@ -89,7 +89,7 @@ def learning_rate_too_high(evidence: Evidence) -> Proof | None:
     """Steps so large that pre-training is overwritten within some twenty of them: all texts get one answer."""
     steps = evidence.steps
     moves = steps.whole_encoder_moves
-    if not moves or type(evidence.patient.optimizer).__name__ not in ADAPTIVE:
+    if not moves or not _is_adaptive(evidence):
         return None
     fast = {layer: move for layer, move in moves.items() if move.relative_step > TOO_FAST}
     if len(fast) < 0.5 * len(moves):
@@ -106,7 +106,7 @@ def learning_rate_too_high(evidence: Evidence) -> Proof | None:
 def learning_rate_too_low(evidence: Evidence) -> Proof | None:
     """Steps so small that nothing is learned in the time there is."""
     steps = evidence.steps
-    if not steps.moves or not steps.highest_rate > 0 or type(evidence.patient.optimizer).__name__ not in ADAPTIVE:
+    if not steps.moves or not steps.highest_rate > 0 or not _is_adaptive(evidence):
         return None
     if optimizer_unsuited(evidence):
         return None
@@ -124,7 +124,7 @@ def learning_rate_too_low(evidence: Evidence) -> Proof | None:
 def one_rate_cannot_fit(evidence: Evidence) -> Proof | None:
     """No one rate suits encoder and head: where the one learns, the other stands still or is destroyed."""
     steps = evidence.steps
-    if type(evidence.patient.optimizer).__name__ not in ADAPTIVE or not steps.highest_rate > 0:
+    if not _is_adaptive(evidence) or not steps.highest_rate > 0:
         return None
     relative = {layer: move.relative_step for layer, move in steps.encoder_moves.items() if move.relative_step > 0}
     if not relative or learning_rate_too_high(evidence) or learning_rate_too_low(evidence):
@@ -184,3 +184,8 @@ def batch_too_small(evidence: Evidence) -> Proof | None:
         f"batches have {int(np.median(sizes))} row{'s' if np.median(sizes) > 1 else ''}",
         "dataset = dataset.unbatch().batch(32)  # or gradient_accumulation_steps=16 in the optimizer",
     )
+
+
+def _is_adaptive(evidence):
+    """Whether the optimizer is, or is made from, one whose step does not depend on the size of the gradient."""
+    return any(cls.__name__ in ADAPTIVE for cls in type(evidence.patient.optimizer).__mro__)
