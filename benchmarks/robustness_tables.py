@@ -134,9 +134,10 @@ def draw(runs, path):
             axis.errorbar(
                 list(row), means, yerr=spans, marker="o", capsize=3, color=COLORS[method], label=LABELS[method]
             )
-        num_seeds = max(len(some) for key, row in table.items() if key[0] == dataset for some in row.values())
+        num_seeds = sorted({len(some) for key, row in table.items() if key[0] == dataset for some in row.values()})
+        seeds = " to ".join(map(str, [*num_seeds[:1], *num_seeds[1:][-1:]])) + f" seed{'s' * (num_seeds[-1] > 1)}"
         axis.set(xscale="log", xlabel="learning rate asked for", ylabel="test accuracy")
-        axis.set_title(f"{dataset}, 150 steps, {num_seeds} seed{'s' * (num_seeds > 1)} (bars: lowest to highest)")
+        axis.set_title(f"{dataset}, 150 steps, {seeds} (bars: lowest to highest)")
         axis.grid(alpha=0.3)
     figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     figure.savefig(path, dpi=120)
