@@ -977,6 +977,33 @@ def test_optimizer_made_from_adam_is_judged_as_adam(eager):
     assert diagnose(healthy_model(MyAdamW(RATE)), dataset(*healthy_rows()), budget=1e-3).cause == "healthy"
 
 
+@pytest.mark.parametrize("metric", [keras.metrics.Recall(thresholds=0.3), keras.metrics.BinaryAccuracy(threshold=0.6)])
+def test_metric_with_a_threshold_of_its_own_reads_right(metric, eager):
+    model = healthy_model()
+    model.compile(keras.optimizers.AdamW(RATE), "binary_crossentropy", metrics=[metric])
+    assert diagnose(model, dataset(*healthy_rows()), budget=1e-3).cause == "healthy"
+
+
+def test_dense_layer_of_a_head_is_no_encoder(eager):
+    model = headed(
+        lambda features: keras.layers.Dense(1, "sigmoid")(keras.layers.Dense(4, name="hidden_layer_1")(features)),
+        "binary_crossentropy",
+    )
+    assert "hidden_layer_1" not in [layer.name for layer in Patient(model).backbone]
+
+
+class WithoutLength(keras.utils.PyDataset):
+    def __getitem__(self, index):
+        tokens, labels = healthy_rows()
+        rows = slice(16 * (index % 4), 16 * (index % 4) + 16)
+        return {name: array[rows] for name, array in tokens.items()}, labels[rows]
+
+
+def test_dataset_without_a_length_is_read_for_a_while(eager):
+    batches = Batches(WithoutLength(), num_rows=64, seconds=0.5)
+    assert not batches.problem and len(batches.sizes) >= 4 and batches.num_batches is None
+
+
 def test_seed_and_flags_of_weights_are_put_back(eager):
     model = healthy_model()
     keras.utils.set_random_seed(42)

@@ -1,6 +1,7 @@
 """The user's data as the model gets it: the first batches of the real iterator, and what is in them."""
 
 import functools
+import itertools
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -198,12 +199,16 @@ def _count(source):
     if isinstance(source, tf.data.Dataset):
         count = int(source.cardinality())
         return count if count >= 0 else None
-    return source.num_batches if isinstance(source, keras.utils.PyDataset) else None
+    try:
+        return source.num_batches if isinstance(source, keras.utils.PyDataset) else None
+    except NotImplementedError:  # it says no length
+        return None
 
 
 def _iterate(source):
     if isinstance(source, keras.utils.PyDataset):
-        return (source[i] for i in range(source.num_batches or len(source)))
+        count = _count(source)
+        return (source[i] for i in (itertools.count() if count is None else range(count)))
     if _is_arrays(source):
         arrays = keras.tree.map_structure(lambda array: None if array is None else np.asarray(array), source)
         num_rows = len(keras.tree.flatten(arrays[0])[0])

@@ -35,7 +35,9 @@ class Patient:
             layer for layer in self.all_layers if re.search(r"_layer_(\d+)$|[Tt]ransformer|[Ee]ncoder", layer.name)
         ]
         embeddings = [layer for layer in self.all_layers if "embedding" in layer.name and layer.weights]
-        return [*embeddings, *(layer for layer in blocks if layer.weights and not isinstance(layer, keras.Model))]
+        # A model is in it by its layers, and a dense layer of such a name, as "hidden_layer_1", is of a head.
+        others = keras.Model, keras.layers.Dense
+        return [*embeddings, *(layer for layer in blocks if layer.weights and not isinstance(layer, others))]
 
     @functools.cached_property
     def all_layers(self) -> list[keras.layers.Layer]:

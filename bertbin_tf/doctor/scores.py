@@ -9,8 +9,10 @@ from keras.src.trainers.compile_utils import get_metric
 
 from bertbin_tf.doctor.response import Response
 
-# Of probabilities 0.57 and 0.43, on the right and on the wrong side of even odds.
-SURE = 0.3
+# Logits on the right and on the wrong side of even odds: within 0.5, which a metric of probabilities takes for them ...
+UNSURE = 0.3
+# ... and, of a model that gives probabilities, 0.95 and 0.05, for a metric may have a threshold of its own.
+SURE = 3.0
 JUDGES = (
     keras.metrics.Accuracy,
     keras.metrics.BinaryAccuracy,
@@ -52,9 +54,11 @@ class Scores:
         compiled = self._model._compile_metrics
         given = keras.tree.flatten(compiled._user_metrics) if compiled is not None else []
         labels = np.arange(8) % 2
-        answers = self._response.answers_to(np.where(labels, SURE, -SURE))
+        answers = self._response.answers_to(np.where(labels, UNSURE, -UNSURE))
         if answers is None or not given:
             return {}
+        if np.all((np.asarray(answers) >= 0) & (np.asarray(answers) <= 1)):
+            answers = self._response.answers_to(np.where(labels, SURE, -SURE))
         y = self._response.labels_like(labels)
         metrics = [get_metric(metric, y, answers) for metric in given]
         swapped = self._response.labels_like(1 - labels)

@@ -23,7 +23,7 @@ def metric_misreads(evidence: Evidence) -> Proof | None:
     is_probability = evidence.answers.are_probabilities
     threshold = 0.5 if is_probability else 0.0
     return Proof(
-        f"of answers a little on the right side of even odds, for all rows, {name} says {score.right:.2f}, and "
+        f"of answers on the right side of even odds, for all rows, {name} says {score.right:.2f}, and "
         f"{score.wrong:.2f} of the same on the wrong side",
         f"metrics=[keras.metrics.BinaryAccuracy(threshold={threshold}), "
         f"keras.metrics.AUC(from_logits={not is_probability})]",
