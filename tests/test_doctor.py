@@ -984,6 +984,20 @@ def test_metric_with_a_threshold_of_its_own_reads_right(metric, eager):
     assert diagnose(model, dataset(*healthy_rows()), budget=1e-3).cause == "healthy"
 
 
+def test_head_of_a_model_that_was_never_called_is_examined(eager):
+    class Model(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.backbone, self.head = tiny(), keras.layers.Dense(1, "softmax")
+
+        def call(self, tokens):
+            return self.head(self.backbone(tokens)["pooled_output"])
+
+    model = Model()
+    model.compile(keras.optimizers.AdamW(RATE), "binary_crossentropy")
+    assert diagnose(model, dataset(*healthy_rows()), budget=1e-3).cause == "single-unit-softmax"
+
+
 def test_dense_layer_of_a_head_is_no_encoder(eager):
     model = headed(
         lambda features: keras.layers.Dense(1, "sigmoid")(keras.layers.Dense(4, name="hidden_layer_1")(features)),

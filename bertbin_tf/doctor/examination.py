@@ -1,5 +1,6 @@
 """From a model and its data to a diagnosis."""
 
+import contextlib
 import functools
 import time
 from typing import Any
@@ -60,6 +61,8 @@ def diagnose(
     if not budget > 0:
         raise ValueError(f"`budget` must be a positive number of seconds. Received: budget={budget}")
     started = time.monotonic()
+    if not model.built:
+        _build(model, train_data)
     patient = Patient(model)
     with put_back(model):
         train = Batches(train_data, patient.preprocess)
@@ -85,6 +88,13 @@ def diagnose(
     unread += [f"{', '.join(codes)}: {reason}" for reason, codes in failed.items()]
     treatment = Treatment(evidence, train_data, pretrained)
     return Diagnosis(tuple(findings), symptoms, tuple(unread), time.monotonic() - started, treatment)
+
+
+def _build(model, train_data):
+    """Has a subclassed model make its weights, as `fit` would, before it is looked at. Bad data are told of later."""
+    batches = Batches(train_data, Patient(model).preprocess, num_rows=1, seconds=0.0)
+    with contextlib.suppress(Exception):
+        model(batches.first[0])
 
 
 def _conclude(evidence):
