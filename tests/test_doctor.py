@@ -627,6 +627,19 @@ def test_cure_is_tried_against_an_untreated_control(fault, code, status, eager, 
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_treated_model_keeps_what_no_remedy_is_about(eager):
+    model = healthy_model()
+    optimizer = keras.optimizers.Adam(0.1, gradient_accumulation_steps=4)
+    weighted = [keras.metrics.BinaryAccuracy(name="weighted")]
+    model.compile(optimizer, "binary_crossentropy", weighted_metrics=weighted, run_eagerly=True, steps_per_execution=2)
+    diagnosis = diagnose(model, dataset(*healthy_rows()), budget=1e-3)
+    assert diagnosis.cause == "learning-rate-too-high"
+    diagnosis.treat()
+    assert model.optimizer is not optimizer and model.optimizer.gradient_accumulation_steps == 4
+    assert model.run_eagerly and model.steps_per_execution == 2
+    assert "weighted" in model.fit(dataset(*healthy_rows()), verbose=0).history
+
+
 def test_treated_model_trains(eager, monkeypatch):
     monkeypatch.setattr("bertbin_tf.doctor.steps.HEALTHY_STEP", 6.0)
     model, rows = bag_of_words(rate=0.0)

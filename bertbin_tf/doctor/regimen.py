@@ -56,7 +56,8 @@ class Regimen:
     def take_adamw(self) -> None:
         """Puts AdamW for the user's optimizer, clipped at 1 (Mosbach et al., 2021, section 6)."""
         self.optimizer_class, self.bound = keras.optimizers.AdamW, None
-        self.optimizer_config = {"weight_decay": 0.01, "global_clipnorm": 1.0}
+        steps = self.optimizer_config.get("gradient_accumulation_steps")
+        self.optimizer_config = {"weight_decay": 0.01, "global_clipnorm": 1.0, "gradient_accumulation_steps": steps}
         self.changes.append("optimizer = AdamW(weight_decay=0.01, global_clipnorm=1.0)")
 
     def take_multipliers(self, multipliers: dict[str, float]) -> None:
@@ -99,10 +100,9 @@ class Regimen:
             setattr(layer, name, old)
         self._undo.clear()
 
-    def build_optimizer(self, rate: Any) -> keras.optimizers.Optimizer:
-        """Returns the optimizer, new, at a rate or schedule."""
-        own = {"learning_rate": rate, "gradient_accumulation_steps": None, "name": None}
-        return self.optimizer_class.from_config(self.optimizer_config | own)
+    def build_optimizer(self, rate: Any, **changes) -> keras.optimizers.Optimizer:
+        """Returns the optimizer, new, at a rate or schedule, and with changes of its other arguments."""
+        return self.optimizer_class.from_config(self.optimizer_config | {"learning_rate": rate, "name": None} | changes)
 
     def compute_loss(self, x, y, outputs, sample_weight) -> tf.Tensor:
         """Returns the loss, penalties included."""

@@ -13,6 +13,9 @@ from bertbin_tf.doctor.regimen import Regimen
 from bertbin_tf.doctor.remedies import REMEDIES, apply_remedies
 from bertbin_tf.optimizers import warmup_cosine
 
+# What a model was compiled with that no remedy is about.
+KEPT = ("loss_weights", "weighted_metrics", "run_eagerly", "steps_per_execution", "jit_compile")
+
 
 @dataclasses.dataclass(frozen=True)
 class Treatment:
@@ -64,5 +67,8 @@ class Treatment:
             model.compute_loss = types.MethodType(keras.Model.compute_loss, model)
             regimen.changes.append(f"the loss compiled with is taken, and not {type(model).__name__}.compute_loss")
         metrics = model._compile_metrics._user_metrics if model._compile_metrics is not None else None
-        model.compile(regimen.build_optimizer(rate), regimen.loss or model.loss, metrics=metrics)
+        # As Keras keeps them; nothing of a model with a `compile` of its own.
+        given = getattr(getattr(model, "_compile_config", None), "config", {})
+        kept = {name: given[name] for name in KEPT if given.get(name) is not None}
+        model.compile(regimen.build_optimizer(rate), regimen.loss or model.loss, metrics=metrics, **kept)
         return Treated(train_data, tuple(regimen.changes), left, tuple(findings))

@@ -195,7 +195,7 @@ class Trials:
         """Returns an optimizer without a past, and its step as a compiled function, traced once for those alike."""
         key = repr((regimen.optimizer_class, regimen.optimizer_config, list(map(id, weights))))
         if key not in self._compiled:
-            optimizer = regimen.build_optimizer(0.0)
+            optimizer = regimen.build_optimizer(0.0, gradient_accumulation_steps=None)
             optimizer.build(weights)
             step = tf.function(lambda gradients: optimizer.apply(gradients, weights))
             self._compiled[key] = optimizer, step, [tf.identity(variable.value) for variable in optimizer.variables]
