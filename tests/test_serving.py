@@ -5,6 +5,7 @@ import base64
 import collections
 import contextlib
 import functools
+import http.client
 import json
 import shutil
 import socket
@@ -256,18 +257,23 @@ def test_body_that_does_not_arrive_ends(exported):
 
 
 def test_silent_connection_ends_and_one_that_is_kept_does_not(exported):
-    with serving(exported, limits=Limits(seconds=0.5)) as (url, _):
+    with serving(exported, limits=Limits(seconds=0.5)) as (url, _), contextlib.ExitStack() as stack:
         host, port = url.removeprefix("http://").split(":")
-        with contextlib.ExitStack() as stack:
-            silent, halfway, kept = (
-                stack.enter_context(socket.create_connection((host, int(port)), timeout=60)) for _ in range(3)
-            )
-            halfway.sendall(b"GET /health HTTP/1.1\r\nHost")
-            kept.sendall(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n")
-            assert kept.recv(1000).startswith(b"HTTP/1.1 200")
-            assert silent.recv(1000) == halfway.recv(1000) == b""
-            kept.sendall(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n")
-            assert kept.recv(1000).startswith(b"HTTP/1.1 200")
+        kept = stack.enter_context(contextlib.closing(http.client.HTTPConnection(host, int(port), timeout=60)))
+
+        def ask_kept():
+            kept.request("GET", "/health")
+            response = kept.getresponse()
+            return response.status, len(response.read()) > 0
+
+        assert ask_kept() == (200, True)
+        connection = kept.sock
+        silent, halfway = (
+            stack.enter_context(socket.create_connection((host, int(port)), timeout=60)) for _ in range(2)
+        )
+        halfway.sendall(b"GET /health HTTP/1.1\r\nHost")
+        assert silent.recv(1000) == halfway.recv(1000) == b""
+        assert ask_kept() == (200, True) and kept.sock is connection
 
 
 def test_compressed_body_is_refused(url):
