@@ -156,15 +156,16 @@ def find_tokens(x: Any) -> Tokens | None:
     segments = _named(named, "segment", "type")
     rest = {name: array for name, array in named.items() if array is not mask and array is not segments}
     # A column such as "customer_id" is none: tokens are as many as the mask has, or more than one a row.
-    shape_of_mask = None if mask is None else mask.shape
-    alike = {name: array for name, array in rest.items() if array.shape == shape_of_mask or not shape_of_mask}
-    alike = {name: array for name, array in alike.items() if array.shape[1] > 1} or rest
+    alike = {
+        name: array
+        for name, array in rest.items()
+        if (array.shape[1] > 1 if mask is None else array.shape == mask.shape)
+    } or rest
     ids = _named(alike, "token_ids", "input_ids", "word_ids")
     ids = _named(alike, "id") if ids is None else ids
-    if ids is None and named:
-        rest = [*alike.values()]
-        ids = max(rest, key=np.max, default=None)
-        binary = [array for array in rest if array is not ids and set(np.unique(array)) <= {0, 1}]
+    if ids is None:
+        ids = max(alike.values(), key=np.max, default=None)
+        binary = [array for array in alike.values() if array is not ids and set(np.unique(array)) <= {0, 1}]
         mask = binary[0] if mask is None and binary else mask
     return None if ids is None else Tokens(ids.astype("int64"), mask, segments)
 
