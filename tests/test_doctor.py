@@ -490,6 +490,16 @@ def focal_loss():
     return healthy_model(loss=keras.losses.BinaryFocalCrossentropy()), dataset(*healthy_rows())
 
 
+def focal_loss_that_weighs_classes():
+    return healthy_model(loss=keras.losses.BinaryFocalCrossentropy(apply_class_balancing=True)), dataset(*healthy_rows())
+
+
+def loss_of_a_quarter():
+    model = healthy_model()
+    model.compile(model.optimizer, model.loss, loss_weights=0.25)
+    return model, dataset(*healthy_rows())
+
+
 def smoothed_labels():
     return healthy_model(loss=keras.losses.BinaryCrossentropy(label_smoothing=0.1)), dataset(*healthy_rows())
 
@@ -568,6 +578,8 @@ HEALTHY = [
     two_softmax_outputs_one_hot,
     logits_with_from_logits,
     focal_loss,
+    focal_loss_that_weighs_classes,
+    loss_of_a_quarter,
     smoothed_labels,
     hidden_head,
     mean_pooling,
@@ -638,6 +650,18 @@ def test_treated_model_keeps_what_no_remedy_is_about(eager):
     assert model.optimizer is not optimizer and model.optimizer.gradient_accumulation_steps == 4
     assert model.run_eagerly and model.steps_per_execution == 2
     assert "weighted" in model.fit(dataset(*healthy_rows()), verbose=0).history
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_treated_model_still_scales_its_loss(eager):
+    model = healthy_model()
+    model.compile(keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(0.1), 128.0, 7), "binary_crossentropy")
+    diagnosis = diagnose(model, dataset(*healthy_rows()), budget=1e-3)
+    assert diagnosis.cause == "learning-rate-too-high"
+    diagnosis.treat()
+    assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
+    assert (model.optimizer.initial_scale, model.optimizer.dynamic_growth_steps) == (128.0, 7)
+    model.fit(dataset(*healthy_rows()), verbose=0)
 
 
 def test_treated_model_trains(eager, monkeypatch):

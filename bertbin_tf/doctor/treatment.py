@@ -70,5 +70,8 @@ class Treatment:
         # As Keras keeps them; nothing of a model with a `compile` of its own.
         given = getattr(getattr(model, "_compile_config", None), "config", {})
         kept = {name: given[name] for name in KEPT if given.get(name) is not None}
-        model.compile(regimen.build_optimizer(rate), regimen.loss or model.loss, metrics=metrics, **kept)
+        new = regimen.build_optimizer(rate)
+        if isinstance(scaler := model.optimizer, keras.optimizers.LossScaleOptimizer):
+            new = keras.optimizers.LossScaleOptimizer(new, scaler.initial_scale, scaler.dynamic_growth_steps)
+        model.compile(new, regimen.loss or model.loss, metrics=metrics, **kept)
         return Treated(train_data, tuple(regimen.changes), left, tuple(findings))
