@@ -491,7 +491,9 @@ def focal_loss():
 
 
 def focal_loss_that_weighs_classes():
-    return healthy_model(loss=keras.losses.BinaryFocalCrossentropy(apply_class_balancing=True)), dataset(*healthy_rows())
+    return healthy_model(loss=keras.losses.BinaryFocalCrossentropy(apply_class_balancing=True)), dataset(
+        *healthy_rows()
+    )
 
 
 def loss_of_a_quarter():
@@ -684,6 +686,23 @@ def test_treated_model_is_healthy(case, eager):
     after = diagnose(model, treated.train_data, budget=1e-3)
     assert diagnosis.cause not in [finding.code for finding in after.findings], str(after)
     assert treated.changes and not treated.left
+
+
+@pytest.mark.parametrize("case", [labels_one_and_two, mask_as_tokens, mask_of_ones])
+@pytest.mark.filterwarnings("ignore")
+def test_validation_data_are_mended_where_they_have_the_fault(case, eager):
+    model, rows = case()
+    diagnosis = diagnose(model, rows, rows.skip(1), budget=1e-3)
+    treated = diagnosis.treat()
+    after = diagnose(model, treated.validation_data, budget=1e-3)
+    assert diagnosis.cause not in [finding.code for finding in after.findings], str(after)
+    assert any(change.startswith("validation data: ") for change in treated.changes)
+    assert diagnosis.cause not in treated.left and "validation data" not in treated.left
+
+    model, rows = case()
+    sound = dataset(*healthy_rows())
+    treated = diagnose(model, rows, sound, budget=1e-3).treat()
+    assert treated.validation_data is sound and treated.train_data is not rows
 
 
 @pytest.mark.filterwarnings("ignore")

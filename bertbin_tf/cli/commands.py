@@ -157,8 +157,7 @@ def doctor(source: str, budget: float, treat: bool, output_dir: Path | None, as_
     report = json.loads(diagnosis.to_json())
     if treat and diagnosis.findings:
         treated = diagnosis.treat()
-        model, _, *validation_data = examined
-        trained = _train_for_an_epoch(model, treated.train_data, *validation_data, output_dir=output_dir)
+        trained = _train_for_an_epoch(examined[0], treated, output_dir)
         report["treated"] = {"changes": treated.changes, "left": treated.left} | trained
         if not as_json:
             print("\n".join(["", *treated.lines, *_lines_of(trained)]))
@@ -171,9 +170,9 @@ def doctor(source: str, budget: float, treat: bool, output_dir: Path | None, as_
         console.print_json(report)
 
 
-def _train_for_an_epoch(model, train_data, validation_data=None, *, output_dir):
+def _train_for_an_epoch(model, treated, output_dir):
     with console.status("Training the treated model for an epoch ..."):
-        history = model.fit(train_data, validation_data=validation_data, verbose=0).history
+        history = model.fit(treated.train_data, validation_data=treated.validation_data, verbose=0).history
     report = {"epoch": {name: values[-1] for name, values in history.items()}}
     if output_dir is not None:
         write_whole(output_dir / "model.keras", model.save)

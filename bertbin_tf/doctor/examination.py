@@ -86,7 +86,7 @@ def diagnose(
                 failed.setdefault(_line(error), []).append("no cure could be tried")
         symptoms = () if any(finding.stands for finding in findings) else symptoms_of(evidence)
     unread += [f"{', '.join(codes)}: {reason}" for reason, codes in failed.items()]
-    treatment = Treatment(evidence, train_data, pretrained)
+    treatment = Treatment(evidence, train_data, validation_data, pretrained)
     return Diagnosis(tuple(findings), symptoms, tuple(unread), time.monotonic() - started, treatment)
 
 

@@ -53,12 +53,15 @@ class Treated:
         changes: Tuple of strings: what was changed, a line each.
         left: Dict from code to the reason why its remedy was not applied.
         findings: Tuple of the `Finding`s that were treated, with what the short runs proved.
+        validation_data: The validation data to go on with, with masks or labels mended where theirs were wrong, too;
+            `None` if there are none.
     """
 
     train_data: Any
     changes: tuple[str, ...]
     left: dict[str, str]
     findings: tuple[Finding, ...]
+    validation_data: Any = None
 
     @property
     def lines(self) -> list[str]:

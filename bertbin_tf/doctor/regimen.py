@@ -119,7 +119,7 @@ class Regimen:
         return x, y, sample_weight
 
     def map_data(self, source: Any) -> Any:
-        """Returns the training data as remedies want them.
+        """Returns data as remedies want them; the same object where they want nothing.
 
         Raises:
             ValueError: If something is to be changed and the data are no `tf.data.Dataset`.
@@ -128,8 +128,7 @@ class Regimen:
             return source
         if not isinstance(source, tf.data.Dataset):
             raise ValueError(
-                "only a tf.data.Dataset can be changed on its way to the model. Received training data of the type "
-                f"{type(source).__name__}"
+                f"only a tf.data.Dataset can be changed on its way to the model. Received: a {type(source).__name__}"
             )
         if self.row_map:
             source = source.map(lambda *batch: self.map_row(*keras.utils.unpack_x_y_sample_weight(batch))[: len(batch)])

@@ -218,8 +218,10 @@ UNTRIED = (
     "dropout-too-strong",
     "weight-decay-too-strong",
 )
+# Faults of single rows, which validation data may share.
+OF_ROWS = {"labels-out-of-range", "input-order-wrong", "padding-mask-wrong"}
 # What does not change the data can be done while training runs.
-ON_THE_WAY = set(REMEDIES) - {"labels-out-of-range", "labels-not-shuffled", "input-order-wrong", "padding-mask-wrong"}
+ON_THE_WAY = set(REMEDIES) - OF_ROWS - {"labels-not-shuffled"}
 
 
 def apply_remedies(regimen: Regimen, codes: Sequence[str]) -> dict[str, str]:

@@ -10,7 +10,8 @@ import keras
 from bertbin_tf.doctor.evidence import Evidence
 from bertbin_tf.doctor.finding import Finding, Treated
 from bertbin_tf.doctor.regimen import Regimen
-from bertbin_tf.doctor.remedies import REMEDIES, apply_remedies
+from bertbin_tf.doctor.remedies import OF_ROWS, REMEDIES, apply_remedies
+from bertbin_tf.doctor.rules import RULES
 from bertbin_tf.optimizers import warmup_cosine
 
 # What a model was compiled with that no remedy is about.
@@ -24,11 +25,13 @@ class Treatment:
     Args:
         evidence: The model and its data, as measured.
         train_data: The training data, as the user gave them.
+        validation_data: The validation data, as the user gave them, or `None`.
         pretrained: The untouched encoder, or `None`.
     """
 
     evidence: Evidence
     train_data: Any
+    validation_data: Any = None
     pretrained: keras.Model | None = None
 
     def apply(self, findings: Sequence[Finding], epochs: int) -> Treated:
@@ -52,10 +55,8 @@ class Treatment:
             else:
                 codes.append(finding.code)
         left |= apply_remedies(regimen, codes)
-        try:
-            train_data = regimen.map_data(self.train_data)
-        except ValueError as error:
-            train_data, left["training data"] = self.train_data, str(error)
+        train_data = _map_data(regimen, self.train_data, "training data", left)
+        validation_data = self._mend_validation_data(codes, regimen.changes, left)
         model, optimizer = self.evidence.patient.model, self.evidence.patient.optimizer
         rate = optimizer.get_config()["learning_rate"]
         if regimen.peak is not None:
@@ -74,4 +75,25 @@ class Treatment:
         if isinstance(scaler := model.optimizer, keras.optimizers.LossScaleOptimizer):
             new = keras.optimizers.LossScaleOptimizer(new, scaler.initial_scale, scaler.dynamic_growth_steps)
         model.compile(new, regimen.loss or model.loss, metrics=metrics, **kept)
-        return Treated(train_data, tuple(regimen.changes), left, tuple(findings))
+        return Treated(train_data, tuple(regimen.changes), left, tuple(findings), validation_data)
+
+    def _mend_validation_data(self, codes, changes, left):
+        """Returns the validation data, mended where they have the faults that the training data have."""
+        if self.evidence.validation is None:
+            return self.validation_data
+        alone = Evidence(self.evidence.patient, self.evidence.validation)
+        regimen = Regimen(alone)
+        apply_remedies(regimen, [code for code in codes if code in OF_ROWS and RULES[code](alone) is not None])
+        mended = _map_data(regimen, self.validation_data, "validation data", left)
+        if mended is not self.validation_data:
+            changes.extend(f"validation data: {change}" for change in regimen.changes)
+        return mended
+
+
+def _map_data(regimen, source, name, left):
+    """Returns data as a regimen wants them, or as they are, with the reason in `left`."""
+    try:
+        return regimen.map_data(source)
+    except ValueError as error:
+        left[name] = str(error)
+        return source

@@ -80,8 +80,8 @@ def loss_unsuited(evidence: Evidence) -> Proof | None:
         return None
     if logits_taken_for_probabilities(evidence):
         return None
-    # By cross-entropy and focal loss an answer of 3 that is wrong is pushed harder than one of 0; by how much depends on
-    # weights in the loss. A squared error, behind a sigmoid, has a third left there, and an absolute one less.
+    # By cross-entropy and focal loss an answer of 3 that is wrong is pushed harder than one of 0, whatever weights the
+    # loss has. A squared error behind a sigmoid has a third left there, and an absolute one less.
     wrong = {key: abs(replies[key].gradient) for key in ((3.0, 0), (-3.0, 1), (0.0, 0), (0.0, 1))}
     if replies[3.0, 0].gradient > 0.6 * wrong[0.0, 0] and -replies[-3.0, 1].gradient > 0.6 * wrong[0.0, 1]:
         return None
