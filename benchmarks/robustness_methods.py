@@ -86,6 +86,7 @@ def strong_with_layer_decay(rate, num_steps, model):
 OPTIMIZERS = {
     "adam": lambda rate, num_steps, model: keras.optimizers.Adam(rate),
     "strong": strong,
+    "strong_mean": strong,
     "strong_with_layer_decay": strong_with_layer_decay,
     "lamb": lambda rate, num_steps, model: keras.optimizers.Lamb(WarmupLinear(rate, num_steps)),
     "adafactor": lambda rate, num_steps, model: keras.optimizers.Adafactor(WarmupLinear(rate, num_steps)),
@@ -94,10 +95,15 @@ OPTIMIZERS = {
 
 
 def build(method, rate, backbone, base_rate, num_steps, seed, **fields):
-    """Returns the compiled model and the callbacks of a method; `fields` are those of the recipe, for "ours" alone."""
+    """Returns the compiled model and the callbacks of a method.
+
+    All methods train the same model, a head on the pooled output, if not told otherwise: by the name of the method, or
+    by `fields`, which are the recipe's, for "ours" alone.
+    """
     if method == "ours":
-        recipe = Recipe("vader/movies", learning_rate=rate, seed=seed, **fields)
+        recipe = Recipe("vader/movies", learning_rate=rate, seed=seed, **{"pooling": "pooled"} | fields)
         return build_model(recipe, backbone, base_rate, num_steps), [LayerwiseLearningRateController()]
-    model = binary_classifier(backbone, kernel_initializer="glorot_uniform")
+    pooling = "mean" if method == "strong_mean" else "pooled"
+    model = binary_classifier(backbone, kernel_initializer="glorot_uniform", pooling=pooling)
     model.compile(OPTIMIZERS[method](rate, num_steps, model), "binary_crossentropy", metrics=[LogitStatistics()])
     return model, []

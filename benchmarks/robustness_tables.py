@@ -15,6 +15,7 @@ OTHERS = {
     "lamb": "Lamb",
     "adafactor": "Adafactor",
     "l_dog": "L-DoG",
+    "strong_mean": "strong, mean pooling",
 }
 # Of a point on a learning curve, (step, accuracy, ROC AUC): which value, and what it has to reach.
 GOALS = {"AUC 0.75": (2, 0.75), "accuracy 0.75": (1, 0.75), "accuracy 0.80": (1, 0.80)}
@@ -79,7 +80,7 @@ def print_few_rows(runs):
             accuracies = [run["accuracy"] for run in some]
             deviation = f"{np.std(accuracies, ddof=1):.4f}" if len(some) > 1 else "-"
             failed = sum(run["failed"] for run in some)
-            line(LABELS[method], f"{rate:.0e}", len(some), f"{np.mean(accuracies):.3f}", deviation, failed)
+            line((LABELS | OTHERS)[method], f"{rate:.0e}", len(some), f"{np.mean(accuracies):.3f}", deviation, failed)
 
 
 def print_curves(runs):

@@ -30,7 +30,9 @@ class Recipe:
         on_bad_rows: `"error"` or `"drop"`. Defaults to `"error"`.
         preset: String, the pre-trained encoder. Defaults to `"minilm"`.
         sequence_length: Int >= 3, texts are cut to so many tokens. Defaults to `128`.
-        pooling: `"pooled"`, `"cls"` or `"mean"`. Defaults to `"pooled"`.
+        pooling: `"mean"` over the tokens, `"cls"`, the first one, or `"pooled"`, what the encoder's own pooler makes of
+            that. Defaults to `"mean"`: all-MiniLM-L6-v2 was pre-trained with it (Reimers and Gurevych, 2019, section
+            3) and its pooler with nothing.
         hidden_dim: Int >= 1, the width of a hidden layer in the head. Defaults to `None`: no such layer.
         head_init: `"base_rate"` starts the head at the base rate; `"probe"` fits it to the untouched encoder first;
             `"keras"` takes Keras' own random weights and a bias of 0. Defaults to `"base_rate"`.
@@ -67,7 +69,7 @@ class Recipe:
     on_bad_rows: str = _field("error", "what to do with rows without text or label", choices=("error", "drop"))
     preset: str = _field("minilm", "pre-trained encoder: minilm, a keras-nlp preset, hf://..., a folder")
     sequence_length: int = _field(128, "texts are cut to so many tokens", minimum=3)
-    pooling: str = _field("pooled", "how token features become one", choices=("pooled", "cls", "mean"))
+    pooling: str = _field("mean", "how token features become one", choices=("pooled", "cls", "mean"))
     hidden_dim: int | None = _field(None, "width of a hidden layer in the head (default: none)", minimum=1)
     head_init: str = _field("base_rate", "where the head starts", choices=("base_rate", "probe", "keras"))
     optimizer: str = _field(
@@ -131,7 +133,13 @@ class Recipe:
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
 
 
-_PLAIN = {"optimizer": "adamw", "learning_rate": 5e-5, "schedule": "constant", "head_init": "keras"}
+_PLAIN = {
+    "optimizer": "adamw",
+    "learning_rate": 5e-5,
+    "schedule": "constant",
+    "head_init": "keras",
+    "pooling": "pooled",
+}
 
 
 def field_type(field: dataclasses.Field) -> type:
