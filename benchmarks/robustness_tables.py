@@ -26,6 +26,7 @@ def report(runs: list[dict], folder: Path) -> None:
     """Prints every table that has runs, and draws the plot into the folder."""
     for section, print_section in (
         ("rates", print_rates),
+        ("own_pooling", print_rates),
         ("prior_art", print_rates),
         ("few_rows", print_few_rows),
         ("same_rows", print_few_rows),
