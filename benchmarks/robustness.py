@@ -37,6 +37,7 @@ from robustness_runs import (
     train_on,
 )
 
+from bertbin_tf.doctor import DoctorCallback
 from bertbin_tf.metrics import label_entropy
 from bertbin_tf.models import load_backbone
 from bertbin_tf.recipe import Recipe
@@ -130,13 +131,18 @@ def head_start(keep):
 
 
 def cost(keep):
-    """4: a step with everything on against stock AdamW, in turns, in one process; peak memory in a process each."""
+    """4: a step with everything on against stock AdamW, in turns, in one process; peak memory in a process each.
+
+    "watched" is stock AdamW under `DoctorCallback`.
+    """
 
     def measure(run):
         tokens, targets = one_batch()
         seconds, models = {}, {}
-        for method in ("strong", "ours"):
-            model, callbacks = build(method, 1e-4, load_backbone(), 0.5, 1000, 0)
+        for method in ("strong", "ours", "watched"):
+            model, callbacks = build("ours" if method == "ours" else "strong", 1e-4, load_backbone(), 0.5, 1000, 0)
+            if method == "watched":
+                callbacks = [DoctorCallback([(tokens, targets)])]
             models[method] = model, keras.callbacks.CallbackList(callbacks, model=model, epochs=1, steps=1000)
             seconds[method] = []
             models[method][1].on_train_begin()
@@ -149,12 +155,15 @@ def cost(keep):
                     seconds[method].append(time.perf_counter() - started)
         ratios = np.array(seconds["ours"]) / np.array(seconds["strong"])
         low, high = np.quantile(np.random.default_rng(0).choice(ratios, (2000, len(ratios))).mean(1), [0.025, 0.975])
+        for _, callbacks in models.values():
+            callbacks.on_train_end()
         weights = sum(weight.value.numpy().nbytes for weight in models["ours"][0].weights)
         with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
             peaks = {method: pool.apply(peak_memory, (method,)) for method in ("strong", "ours")}
         return run | {
             "milliseconds": {method: 1e3 * float(np.median(values)) for method, values in seconds.items()},
             "total_ratio": sum(seconds["ours"]) / sum(seconds["strong"]),
+            "watched_ratio": sum(seconds["watched"]) / sum(seconds["strong"]),
             "median_ratio": float(np.median(ratios)),
             "mean_ratio_interval": [float(low), float(high)],
             "extra_copies_of_weights": (peaks["ours"] - peaks["strong"]) / weights,

@@ -98,7 +98,9 @@ def steps_to(curve):
 
 
 def print_cost(runs):
-    line("ms a step: strong", "ours", "ratio of sums", "median ratio", "95 % of mean ratio", "copies of weights")
+    line(
+        "ms a step: strong", "ours", "ratio of sums", "median ratio", "95 % of mean ratio", "copies", "watched / strong"
+    )
     for run in runs:
         milliseconds, (low, high) = run["milliseconds"], run["mean_ratio_interval"]
         line(
@@ -108,6 +110,7 @@ def print_cost(runs):
             f"{run['median_ratio']:.3f}",
             f"{low:.3f} to {high:.3f}",
             f"{run['extra_copies_of_weights']:+.2f}",
+            f"{run['watched_ratio']:.3f}" if "watched_ratio" in run else "-",
         )
 
 
