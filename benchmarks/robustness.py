@@ -150,6 +150,7 @@ def cost(keep):
         for batch in range(63):
             for method, (model, callbacks) in models.items():
                 started = time.perf_counter()
+                callbacks.on_train_batch_begin(batch)
                 callbacks.on_train_batch_end(batch, model.train_on_batch(tokens, targets, return_dict=True))
                 if batch >= 3:  # the first ones trace
                     seconds[method].append(time.perf_counter() - started)

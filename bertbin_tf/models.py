@@ -63,7 +63,7 @@ def binary_classifier(
         shape `(batch, 1)` in [0, 1]. Its last two layers are `"logit"` and `"probability"`.
 
     Raises:
-        ValueError: If `pooling` is unknown or `base_rate` is not inside (0, 1).
+        ValueError: If `backbone` is no model, `pooling` is unknown or `base_rate` is not inside (0, 1).
 
     Example:
     >>> model = binary_classifier(load_backbone("minilm"), base_rate=0.3)
@@ -72,6 +72,11 @@ def binary_classifier(
     Reference: [Lin et al., 2017](https://arxiv.org/abs/1708.02002), section 3.3, for the bias;
         [Zhang et al., 2019](https://arxiv.org/abs/1901.09321), section 3, for the zero kernel of the last layer.
     """
+    if not isinstance(backbone, keras.Model):
+        raise ValueError(
+            "`backbone` must be a `keras.Model`, as `load_backbone(preset)` returns it. "
+            f"Received: backbone={backbone!r} (of type {type(backbone).__name__})"
+        )
     features = _pool(backbone, pooling)
     features = keras.layers.Dropout(dropout, name="classifier_dropout")(features)
     if hidden_dim is not None:

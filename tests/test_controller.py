@@ -5,7 +5,12 @@ import tensorflow as tf
 from conftest import build_tiny_backbone
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from bertbin_tf.callbacks import LayerwiseLearningRateController, LearningRateScheduleCheck, SaturationMonitor
+from bertbin_tf.callbacks import (
+    LayerwiseLearningRateController,
+    LearningRateScheduleCheck,
+    SaturationMonitor,
+    gradual_unfreezing,
+)
 from bertbin_tf.metrics import LogitStatistics
 from bertbin_tf.models import binary_classifier
 from bertbin_tf.optimizers import LayerwiseAdamW, layerwise_decay, warmup_cosine
@@ -47,6 +52,13 @@ def planted(model, step, plant):
 
     planted_at = []
     return keras.callbacks.LambdaCallback(on_train_batch_end=act)
+
+
+def too_fast_from_step_1(model):
+    def unbound():
+        model.optimizer.set_multipliers(dict.fromkeys(model.optimizer.multipliers, 1.0))
+
+    return planted(model, 1, unbound)
 
 
 def test_healthy_run_is_left_alone(tiny_backbone, batch):
@@ -139,10 +151,9 @@ def test_gives_up_when_restoring_does_not_help(tiny_backbone, batch):
 
 def test_layer_that_moves_too_fast_is_slowed(tiny_backbone, batch):
     model = compiled(tiny_backbone, LayerwiseAdamW(1e-2, measure_every=1))
-    fit(model, batch, epochs=1)  # so that the band is not applied beforehand
     controller = LayerwiseLearningRateController(band=(1e-9, 1e-4), head_band=(1e-9, 1e9), every=2)
-    fit(model, batch, controller, epochs=3)
-    assert "of their weights in a step" in controller.interventions[0].seen
+    fit(model, batch, controller, too_fast_from_step_1(model), epochs=4)
+    assert "of their weights in a step" in controller.interventions[1].seen  # the first one is before the first step
     multipliers = model.optimizer.multipliers
     assert multipliers["transformer_layer_0"] < 0.1 and multipliers["logit"] == 1
     assert model.optimizer.statistics["transformer_layer_0"].relative_step < 2e-4
@@ -150,11 +161,82 @@ def test_layer_that_moves_too_fast_is_slowed(tiny_backbone, batch):
 
 def test_one_measurement_is_acted_on_once(tiny_backbone, batch):
     model = compiled(tiny_backbone, LayerwiseAdamW(1e-2, measure_every=7))
-    fit(model, batch, epochs=1)
     controller = LayerwiseLearningRateController(band=(1e-9, 1e-4), head_band=(1e-9, 1e9), every=2)
-    fit(model, batch, controller, epochs=2)
+    fit(model, batch, controller, too_fast_from_step_1(model), epochs=3)
     # What was measured at the steps 7, 14 and 21, seen by eight looks.
-    assert [line.step for line in controller.interventions] == [10, 16, 22]
+    assert [line.step for line in controller.interventions] == [0, 8, 16, 22]
+
+
+@pytest.fixture
+def trained_pooler(tiny_backbone):
+    """A backbone whose pooler belongs to the encoder, before it is trained and after."""
+    kernel = tiny_backbone.get_layer("pooled_dense").kernel
+    kernel.assign(2 * kernel)
+    return tiny_backbone
+
+
+def largest_step(model):
+    """The largest step relative to the weights, as a share of the band's upper edge."""
+    statistics = model.optimizer.statistics.items()
+    return max(measured.relative_step / (0.12 if layer == "logit" else 2.2e-3) for layer, measured in statistics)
+
+
+@pytest.mark.parametrize("first_rate", [1e-6, 1e-1, None])
+def test_rate_of_a_later_fit_is_bounded_too(trained_pooler, batch, first_rate):
+    model = compiled(trained_pooler, LayerwiseAdamW(first_rate or 1e-2, measure_every=1))
+    controller = LayerwiseLearningRateController(every=100)
+    if first_rate is None:
+        model.train_on_batch(*batch)  # nobody has set multipliers
+    else:
+        fit(model, batch, controller, epochs=1)
+        model.optimizer.learning_rate = 1e-2
+    fit(model, batch, controller, epochs=1)
+    assert len(controller.interventions) == 1 and "would move" in controller.interventions[0].seen
+    assert 0.1 < largest_step(model) < 1.05
+    before = model.optimizer.multipliers
+    fit(model, batch, LayerwiseLearningRateController(every=100), epochs=1)  # at the same rate
+    assert model.optimizer.multipliers == before
+
+
+def test_rate_that_another_callback_raises_is_bounded(trained_pooler, batch):
+    model = compiled(trained_pooler, LayerwiseAdamW(1e-6, measure_every=1))
+    controller = LayerwiseLearningRateController(every=100)
+    raising = keras.callbacks.LearningRateScheduler(lambda epoch, _: [1e-6, 1e-3, 1e-4][epoch])
+    for epochs, share in ((1, 1.0), (2, 1.0), (3, 0.1)):  # after the highest one the schedule keeps its shape
+        fit(model, batch, controller, raising, epochs=epochs)
+        assert 0.1 * share < largest_step(model) < 2 * share
+
+
+@pytest.mark.parametrize("rate", [1e-6, 1e-1])
+def test_unfreezes_gradually_inside_the_band(trained_pooler, batch, rate):
+    model = compiled(trained_pooler, LayerwiseAdamW(rate, measure_every=1))
+    controller = LayerwiseLearningRateController(every=100)
+    fit(model, batch, gradual_unfreezing(model), controller, epochs=2)
+    moved = {layer for layer, measured in model.optimizer.statistics.items() if measured.update_norm > 0}
+    assert moved == {"transformer_layer_1", "pooled_dense", "logit"}
+    assert 0.1 < largest_step(model) < 1.05
+
+
+def test_restoring_keeps_the_rate_that_another_callback_set(tiny_backbone, batch):
+    model = compiled(tiny_backbone, LayerwiseAdamW(1e-2))
+    head = model.get_layer("logit")
+    explode = planted(model, 10, lambda: head.set_weights([weight * np.nan for weight in head.get_weights()]))
+    lower = planted(model, 9, lambda: model.optimizer.learning_rate.assign(1e-3))
+    controller = LayerwiseLearningRateController(**ANYTHING, every=4)
+    fit(model, batch, lower, explode, controller, epochs=2)
+    assert controller.interventions[0].done.startswith("restored")
+    assert float(model.optimizer.learning_rate) == pytest.approx(1e-3)
+
+
+def test_statistics_that_take_logits_for_probabilities_are_told_of(tiny_backbone, batch):
+    logit = keras.layers.Dense(1, name="logit")(tiny_backbone(tiny_backbone.input)["pooled_output"])
+    model = keras.Model(tiny_backbone.input, logit)
+    loss = keras.losses.BinaryCrossentropy(from_logits=True)
+    model.compile(LayerwiseAdamW(1e-2), loss, metrics=[LogitStatistics()], run_eagerly=True)
+    controller = LayerwiseLearningRateController(**ANYTHING, every=2)
+    with pytest.warns(UserWarning, match="from_logits=True"):
+        fit(model, batch, controller, epochs=2)
+    assert not controller.interventions and int(model.optimizer.iterations) == 16
 
 
 def test_layer_that_hardly_moves_is_raised_to_the_edge_of_the_band(tiny_backbone, batch):

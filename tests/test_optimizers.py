@@ -540,3 +540,84 @@ def test_model_without_trainable_weights_has_no_layers():
     model.trainable = False
     model.compile(LayerwiseAdamW(1e-3), "binary_crossentropy", run_eagerly=True)
     assert [row.multiplier for row in layer_table(model).rows] == [0.0, 0.0]
+
+
+class Wrapped(keras.layers.Layer):
+    """An encoder inside of a layer, as many write it."""
+
+    def __init__(self, encoder, **kwargs):
+        super().__init__(**kwargs)
+        self.encoder = encoder
+
+    def call(self, tokens):
+        return self.encoder(tokens)["pooled_output"]
+
+
+def test_encoder_inside_of_a_layer_is_found(tiny_backbone):
+    logit = keras.layers.Dense(1, name="logit")(Wrapped(tiny_backbone)(tiny_backbone.input))
+    model = keras.Model(tiny_backbone.input, logit)
+    assert head_layers(model) == ["pooled_dense", "logit"]
+    assert distance_from_head(model)["transformer_layer_0"] == 2 and distance_from_head(model)["token_embedding"] == 3
+
+
+def test_layer_outside_of_the_encoder_is_no_block_whatever_its_name(tiny_backbone):
+    hidden = keras.layers.Dense(4, name="hidden_layer_1")(tiny_backbone(tiny_backbone.input)["pooled_output"])
+    model = keras.Model(tiny_backbone.input, keras.layers.Dense(1, name="logit")(hidden))
+    assert head_layers(model) == ["pooled_dense", "hidden_layer_1", "logit"]
+    assert distance_from_head(model)["transformer_layer_1"] == 1
+
+
+class WithTemperature(keras.Model):
+    def __init__(self):
+        super().__init__(name="my_model")
+        self.embedding = keras.layers.Embedding(20, 4, name="token_embedding")
+        self.block = keras.layers.Dense(4, name="transformer_layer_0")
+        self.logit = keras.layers.Dense(1, name="logit")
+        self.temperature = self.add_weight(shape=(), initializer="ones", name="temperature")
+
+    def call(self, ids):
+        return self.logit(keras.ops.mean(self.block(self.embedding(ids)), axis=1)) * self.temperature
+
+
+def test_weight_of_the_model_itself_is_a_layer_of_its_own():
+    model = WithTemperature()
+    model.compile(LayerwiseAdamW(1e-3), "mse")
+    model.train_on_batch(np.ones((2, 3), "int32"), np.ones((2, 1)))
+    assert list(model.optimizer.multipliers) == ["temperature", "token_embedding", "transformer_layer_0", "logit"]
+    assert distance_from_head(model) == {"token_embedding": 2, "transformer_layer_0": 1, "logit": 0}
+
+
+@pytest.mark.parametrize("kwargs", [{"amsgrad": True}, {"global_clipnorm": -1.0}])
+def test_is_the_stock_optimizer_where_that_is_unusual(kwargs):
+    models = [
+        two_layers(LayerwiseAdamW(1e-2, **kwargs)),
+        two_layers(keras.optimizers.AdamW(1e-2, epsilon=1e-10, weight_decay=0.01, **kwargs)),
+    ]
+    models[1].optimizer.exclude_from_weight_decay(var_names=["bias"])
+    models[1].set_weights(models[0].get_weights())
+    for model in models:
+        model.compile(model.optimizer, "mse", jit_compile=True)
+        for _ in range(3):
+            model.train_on_batch(*data())
+    for ours, stock in zip(*(model.get_weights() for model in models), strict=True):
+        np.testing.assert_allclose(ours, stock, rtol=1e-5, atol=1e-7)
+
+
+def test_half_precision_weights_without_a_gradient_stay(tiny_backbone):
+    optimizer, weights = LayerwiseAdamW(1e-3, weight_decay=0.0), keras.Variable(np.ones((2, 2)), dtype="float16")
+    optimizer.apply([tf.constant([[1, 1], [0, 0]], tf.float16)], [weights])
+    np.testing.assert_array_equal(weights.numpy()[1], [1, 1])
+
+
+@pytest.mark.parametrize("epsilon", [0.0, -1.0])
+def test_epsilon_must_be_positive(epsilon):
+    with pytest.raises(ValueError, match="`epsilon` must be greater than 0.*Received"):
+        LayerwiseAdamW(epsilon=epsilon)
+
+
+def test_table_of_a_model_without_weights_is_an_error():
+    model = keras.Sequential([keras.layers.Dense(1)])
+    model.compile(LayerwiseAdamW(1e-2), "mse")
+    with pytest.raises(ValueError, match="has no weights yet.*call it on a batch"):
+        layer_table(model)
+    model.fit(np.ones((4, 2)), np.ones(4), verbose=0)

@@ -1,13 +1,16 @@
 """The rate of each layer by what is measured while training runs."""
 
+import numbers
+import warnings
+
 import keras
 import numpy as np
 
-from bertbin_tf.callbacks.journal import Intervention, Journal
+from bertbin_tf.callbacks.bounds import MultiplierBounds
+from bertbin_tf.callbacks.journal import Intervention, Journal, name_some, span
 from bertbin_tf.callbacks.scheduler import layerwise_optimizer
 from bertbin_tf.callbacks.snapshot import Snapshot
 from bertbin_tf.callbacks.window import LogitWindow
-from bertbin_tf.optimizers import head_layers, highest_rate
 
 # As RMS(step) / RMS(weights) at the highest rate. Measured on MiniLM, 150 steps, one seed, all layers alike: accuracy
 # on film reviews and tweets 0.821 and 0.945 at 1e-3, 0.837 and 0.950 at 2e-3, 0.792 and 0.920 at 5e-3, 0.702 and 0.917
@@ -23,8 +26,8 @@ IDLE_DIRECTION = 0.01
 COLLAPSED_SPREAD = 0.1  # of the largest spread seen
 FLAT_SPREAD = 0.02  # in logits, probabilities within half a point: nothing that could collapse yet
 MAX_RESTORES = 4
-# What the controller carries from step to step, beside the interventions, the window and the last good state.
-STATE = ("best_spread", "num_restores", "num_before_epoch", "checked", "last_look", "started", "saved", "ceilings")
+# What the controller carries from step to step, beside interventions, bounds, window and the last good state.
+STATE = ("best_spread", "num_restores", "num_before_epoch", "checked", "last_look", "saved")
 
 
 class LayerwiseLearningRateController(keras.callbacks.Callback):
@@ -34,7 +37,9 @@ class LayerwiseLearningRateController(keras.callbacks.Callback):
     step this is known, since Adam's first step is the rate itself: a multiplier whose relative step would lie outside
     `band` is moved to the nearest edge, and one inside is left alone. Schedules keep their shape; their highest rate
     is what is compared. Multipliers that the optimizer was made with stay ratios between the layers of the encoder, and
-    the band is that of the layer with the largest.
+    the band is that of the layer with the largest. So it is again in a later `fit` at another rate, when another
+    callback raises the rate above what it was, and with multipliers that another callback sets when an epoch begins, as
+    `gradual_unfreezing` does.
 
     Then, every few steps, from what `LayerwiseAdamW` measured inside the step and what `LogitStatistics` saw:
 
@@ -79,11 +84,11 @@ class LayerwiseLearningRateController(keras.callbacks.Callback):
 
     def __init__(self, band=BAND, *, head_band=HEAD_BAND, every=10, log_dir=None, verbose=0):
         super().__init__()
-        for name, (low, high) in {"band": band, "head_band": head_band}.items():
-            if not 0 < low <= high < float("inf"):
-                raise ValueError(f"`{name}` must be two numbers, 0 < low <= high. Received: {name}=({low}, {high})")
-        if every < 1:
-            raise ValueError(f"`every` must be at least 1. Received: every={every}")
+        for name, pair in {"band": band, "head_band": head_band}.items():
+            if not (np.shape(pair) == (2,) and 0 < pair[0] <= pair[1] < float("inf")):
+                raise ValueError(f"`{name}` must be two numbers, 0 < low <= high. Received: {name}={pair}")
+        if not isinstance(every, numbers.Integral) or every < 1:
+            raise ValueError(f"`every` must be an integer >= 1. Received: every={every!r}")
         self.band = tuple(band)
         self.head_band = tuple(head_band)
         self.every = every
@@ -99,7 +104,7 @@ class LayerwiseLearningRateController(keras.callbacks.Callback):
     def get_state(self) -> dict:
         """Returns what it knows of a running `fit`, for `set_state`: numbers, strings, arrays, and what holds them."""
         return {name: getattr(self, f"_{name}") for name in STATE} | {
-            "heads": self._heads,
+            "bounds": self._bounds.get_state(),
             "interventions": list(self.interventions),
             "window": self._window.before,
             "good": self._good.get_values(),
@@ -109,7 +114,7 @@ class LayerwiseLearningRateController(keras.callbacks.Callback):
         """Goes on from what `get_state` returned in another process; to be called when `fit` has begun."""
         for name in STATE:
             setattr(self, f"_{name}", state[name])
-        self._heads = state["heads"]  # what was new when the training began
+        self._bounds.set_state(state["bounds"])
         self._journal.interventions[:] = [Intervention(*intervention) for intervention in state["interventions"]]
         self._window.before = state["window"]
         if state["good"]:  # nothing, if it was asked after its `fit`
@@ -118,21 +123,27 @@ class LayerwiseLearningRateController(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         self._journal = Journal(self.log_dir, self.verbose)
         self._optimizer = layerwise_optimizer(self.model)
-        self._heads = _head_layers(self.model)
+        params = self.params or {}
+        num_steps = (params.get("steps") or 1000) * (params.get("epochs") or 1)
+        self._bounds = MultiplierBounds(self.model, self._optimizer, self.band, self.head_band, num_steps)
         self._window = LogitWindow(self.model)
         self._best_spread, self._num_restores, self._num_before_epoch, self._checked = 0.0, 0, 0, None
-        self._last_look = self._started = self._step()
-        self._ceilings = self._bound_multipliers()
+        self._last_look, self._has_warned = self._step(), False
         self._good = Snapshot([*self.model.weights, *self._optimizer.variables])
         self._save()
 
     def on_epoch_begin(self, epoch, logs=None):
         self._num_before_epoch = 0 if epoch == 0 else len(self.interventions)
 
+    def on_train_batch_begin(self, batch, logs=None):
+        if batch == 0:  # after all that other callbacks do when training or an epoch begins
+            self._bound(others=True)
+
     def on_train_batch_end(self, batch, logs=None):
         # Not counted by batches: `steps_per_execution` and gradient accumulation have several to a call or a step.
         if self._step() >= self._last_look + self.every:
-            self._look()
+            self._bound()
+            self._look((logs or {}).get("loss", np.nan))
             self._last_look = self._step()
 
     def on_epoch_end(self, epoch, logs=None):
@@ -151,39 +162,16 @@ class LayerwiseLearningRateController(keras.callbacks.Callback):
     def _step(self):
         return int(keras.ops.convert_to_numpy(self._optimizer.iterations))
 
-    def _bound_multipliers(self):
-        """Moves multipliers into the band, unless training goes on, and returns the largest that it allows."""
-        params = self.params or {}
-        peak = highest_rate(self._optimizer, (params.get("steps") or 1000) * (params.get("epochs") or 1))
-        if not peak > 0:
-            raise ValueError(
-                "The learning rate is 0 at every step, and no multiplier changes that. Compile with a rate above 0. "
-                f"Received: learning_rate={self._optimizer.get_config()['learning_rate']}"
-            )
-        multipliers, rms = self._optimizer.multipliers, self._optimizer.weight_rms()
-        encoder = {layer: value for layer, value in multipliers.items() if layer not in self._heads}
-        largest = max([value for value in encoder.values() if value > 0], default=1.0)
-        ceilings, bounded = {}, {}
-        for layer, multiplier in multipliers.items():
-            ratio = 1.0 if layer in self._heads else multiplier / largest
-            low, high = (ratio * edge * rms[layer] / peak for edge in self._band_of(layer))
-            ceilings[layer] = high if multiplier > 0 else 0.0
-            bounded[layer] = float(np.clip(multiplier, low, high)) if multiplier > 0 else 0.0
-        changed = {layer for layer in multipliers if abs(bounded[layer] - multipliers[layer]) > 1e-6 * bounded[layer]}
-        # After a resume they are what the checkpoint says, and what an intervention made of them.
-        if changed and self._started == 0:
-            relative = [peak * multipliers[layer] / rms[layer] for layer in multipliers if layer in changed]
-            factors = [bounded[layer] / multipliers[layer] for layer in multipliers if layer in changed]
-            self._optimizer.set_multipliers(bounded)
-            self._tell(
-                f"a rate of {peak:.1e} would move {_names(changed)} by {_range(relative)} of their weights at a step",
-                f"scaled their rates by {_range(factors)}",
-            )
-        return ceilings
+    def _bound(self, others=False):
+        if told := self._bounds.apply(others):
+            self._tell(*told)
 
-    def _look(self):
+    def _look(self, loss):
         statistics = self._optimizer.statistics
         seen = self._window.read()
+        if seen is not None and np.isnan(seen.loss) and np.isfinite(loss):
+            seen = None
+            self._warn_of_logits()
         self._journal.write(self._step(), self._optimizer.multipliers, statistics, seen)
         if seen is not None and (sick := self._collapse(seen)):
             return self._restore(sick, statistics)
@@ -195,7 +183,7 @@ class LayerwiseLearningRateController(keras.callbacks.Callback):
             return None
         if seen.saturation > 0.5 and seen.loss > seen.entropy:
             self._scale(
-                dict.fromkeys(self._heads, 0.5),
+                dict.fromkeys(self._bounds.heads, 0.5),
                 f"{seen.saturation:.0%} of the logits are saturated, and the loss {seen.loss:.2f} is above the entropy "
                 f"of the labels, {seen.entropy:.2f}",
                 "halved the head's rate",
@@ -225,22 +213,25 @@ class LayerwiseLearningRateController(keras.callbacks.Callback):
             return
         multipliers = self._optimizer.multipliers
         speeds = {
-            layer: layer_statistics.relative_step / self._band_of(layer)[1]
+            layer: layer_statistics.relative_step / self._bounds.band_of(layer)[1]
             for layer, layer_statistics in statistics.items()
             if multipliers[layer] > 0
         }
         finite = [speed for speed in speeds.values() if np.isfinite(speed)]
         fastest = max(finite, default=0.0)
         guilty = [layer for layer, speed in speeds.items() if not speed < 0.5 * fastest]
+        rate = self._bounds.rate
         self._good.put_back()
-        self._optimizer.set_multipliers(multipliers)
+        self._bounds.set(multipliers)
+        if rate is not None:
+            self._optimizer.learning_rate = rate  # which another callback may have set since
         self.model.reset_metrics()  # a sum that is not finite stays so
         self._window.reset()
         self._best_spread = 0.0
         self._scale(
             dict.fromkeys(guilty, 0.5),
             seen,
-            f"restored the weights and the optimizer of step {self._saved} and halved the rates of {_names(guilty)}",
+            f"restored the weights and the optimizer of step {self._saved} and halved the rates of {name_some(guilty)}",
             step,
         )
 
@@ -248,53 +239,41 @@ class LayerwiseLearningRateController(keras.callbacks.Callback):
         multipliers = self._optimizer.multipliers
         too_fast, idle = {}, {}
         for layer, measured in statistics.items():
-            limit = self._band_of(layer)[1]
+            limit = self._bounds.band_of(layer)[1]
             if not multipliers[layer] > 0 or not np.isfinite(measured.update_norm):
                 continue
             reach = measured.learning_rate * measured.size**0.5
             is_idle = 0 < measured.update_norm < IDLE_DIRECTION * reach
             if measured.relative_step > 1.05 * limit:
                 too_fast[layer] = max(0.5, limit / measured.relative_step)
-            elif is_idle and multipliers[layer] < 0.9 * self._ceilings[layer]:
-                idle[layer] = min(2.0, self._ceilings[layer] / multipliers[layer])
+            elif is_idle and multipliers[layer] < 0.9 * self._bounds.ceilings[layer]:
+                idle[layer] = min(2.0, self._bounds.ceilings[layer] / multipliers[layer])
         for factors, moved in ((too_fast, "moved by"), (idle, "moved by only")):
             if factors:
                 steps = [statistics[layer].relative_step for layer in factors]
                 self._scale(
                     factors,
-                    f"{_names(factors)} {moved} {_range(steps)} of their weights in a step",
-                    f"scaled their rates by {_range(factors.values())}",
+                    f"{name_some(factors)} {moved} {span(steps)} of their weights in a step",
+                    f"scaled their rates by {span(factors.values())}",
                 )
-
-    def _band_of(self, layer):
-        return self.head_band if layer in self._heads else self.band
 
     def _scale(self, factors, seen, done, step=None):
         multipliers = self._optimizer.multipliers
-        self._optimizer.set_multipliers({layer: multipliers[layer] * factor for layer, factor in factors.items()})
+        self._bounds.set({layer: multipliers[layer] * factor for layer, factor in factors.items()})
         self._tell(seen, done, step)
 
     def _tell(self, seen, done, step=None):
         self._journal.tell(Intervention(self._step() if step is None else step, seen, done))
 
+    def _warn_of_logits(self):
+        if not self._has_warned:
+            warnings.warn(
+                "`LogitStatistics` cannot read the model's answers, though its loss is finite: they are not in [0, 1]. "
+                "For a model that answers logits give it `from_logits=True`. Until then no collapse is seen.",
+                stacklevel=2,
+            )
+        self._has_warned = True
+
     def _save(self):
         self._good.take()
         self._saved = self._step()
-
-
-def _head_layers(model):
-    try:
-        return head_layers(model)
-    except ValueError:  # no transformer in it: all layers are measured alike
-        return []
-
-
-def _names(layers):
-    """Names a few layers, counts many."""
-    layers = sorted(layers)
-    return ", ".join(layers) if len(layers) <= 3 else f"{len(layers)} layers ({layers[0]} ... {layers[-1]})"
-
-
-def _range(values):
-    low, high = min(values), max(values)
-    return f"{low:.2g}" if high <= 1.01 * low else f"{low:.2g} to {high:.2g}"

@@ -1,6 +1,7 @@
 """What the controller saw and did: kept, printed, written to TensorBoard."""
 
 import os
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -74,3 +75,15 @@ class Journal:
         """Flushes what TensorBoard is to read."""
         if self._writer:
             self._writer.close()
+
+
+def name_some(layers: Iterable[str]) -> str:
+    """Names a few layers, counts many."""
+    layers = sorted(layers)
+    return ", ".join(layers) if len(layers) <= 3 else f"{len(layers)} layers ({layers[0]} ... {layers[-1]})"
+
+
+def span(values: Collection[float]) -> str:
+    """Returns the lowest and the highest of some numbers, or one of them where they hardly differ."""
+    low, high = min(values), max(values)
+    return f"{low:.2g}" if high <= 1.01 * low else f"{low:.2g} to {high:.2g}"

@@ -38,7 +38,7 @@ class SaturationMonitor(keras.callbacks.Callback):
         if not 0 < threshold < 1:
             raise ValueError(f"`threshold` must be between 0 and 1, both excluded. Received: threshold={threshold}")
         self.batch = batch
-        self.layers = tuple(layers)
+        self.layers = (layers,) if isinstance(layers, str) else tuple(layers)
         self.threshold = threshold
 
     def on_train_begin(self, logs=None):

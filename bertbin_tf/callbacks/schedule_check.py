@@ -48,7 +48,11 @@ class LearningRateScheduleCheck(keras.callbacks.Callback):
             return
         batches, planned = self._num_batches, self.params.get("steps")
         # Fewer are nothing to warn of: some are accumulated still, or were skipped because float16 overflowed.
-        steps = max(batches, self._steps() - self._steps_before)
+        taken = self._steps() - self._steps_before
+        # Of `steps_per_execution` batches at a time Keras counts those that the last call had room for.
+        if planned is not None and planned < batches < planned + self.model.steps_per_execution:
+            batches = planned
+        steps = max(batches, taken)
         if planned is None:
             if self._schedule:
                 self._check(steps * (self.params["epochs"] - epoch))

@@ -56,8 +56,13 @@ class LayerwiseLearningRateScheduler(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         initial = dict.fromkeys(self._optimizer.multipliers, 1.0) | self._optimizer.initial_multipliers
-        for layer, value in self.schedule(epoch, initial).items():
-            self._optimizer.set_multiplier(layer, value)
+        multipliers = self.schedule(epoch, initial)
+        if not isinstance(multipliers, dict):
+            raise ValueError(
+                "`schedule` must return a dict from layer to multiplier, which may be empty. "
+                f"Received at epoch {epoch}: {multipliers!r}"
+            )
+        self._optimizer.set_multipliers(multipliers)
 
     def on_epoch_end(self, epoch, logs=None):
         rate = float(keras.ops.convert_to_numpy(self._optimizer.learning_rate))

@@ -194,6 +194,7 @@ def _built_by_recipe(path):
         controller.set_params({"steps": len(made.batches), "epochs": recipe.epochs})
         controller.set_model(made.model)
         controller.on_train_begin()
+        controller.on_train_batch_begin(0)
         controller.on_train_end()
     return made.model, made.batches, made.validation_batches
 

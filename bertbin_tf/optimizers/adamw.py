@@ -1,12 +1,11 @@
 """AdamW that steps every layer at its own rate, bounds its relative step, and measures what it does."""
 
-from functools import partial
-
 import keras
 import tensorflow as tf
 
 from bertbin_tf.distribute import check_replicas
 from bertbin_tf.optimizers.layers import layers_of, values_of_layers
+from bertbin_tf.optimizers.one_pass import handle, norm, subtract
 from bertbin_tf.optimizers.statistics import MIN_WEIGHT_RMS, LayerStatistics
 
 
@@ -67,6 +66,8 @@ class LayerwiseAdamW(keras.optimizers.AdamW):
         **kwargs,
     ):
         super().__init__(learning_rate=learning_rate, epsilon=epsilon, weight_decay=weight_decay, **kwargs)
+        if not epsilon > 0:
+            raise ValueError(f"`epsilon` must be greater than 0. Received: epsilon={epsilon}")
         if isinstance(measure_every, bool) or not isinstance(measure_every, int) or measure_every < 1:
             raise ValueError(f"`measure_every` must be an integer >= 1. Received: measure_every={measure_every!r}")
         bounds = max_relative_step.items() if isinstance(max_relative_step, dict) else [("all", max_relative_step)]
@@ -102,6 +103,7 @@ class LayerwiseAdamW(keras.optimizers.AdamW):
             name="multipliers",
             aggregation="only_first_replica",
         )
+        self._made_for = self.add_variable((), dtype="float32", name="made_for", aggregation="only_first_replica")
         # Of each layer the norms of its gradient, weights and update, and its rate. One variable a layer, for no way to
         # assign one row works under every strategy and compiler.
         self._norms = [
@@ -144,9 +146,15 @@ class LayerwiseAdamW(keras.optimizers.AdamW):
         for variable, layer in zip(self._trainable_variables, self._layer_indices, strict=True):
             members[self._layers[layer]].append(variable.value)
         return {
-            layer: max(float(_norm(variables)) / size**0.5, MIN_WEIGHT_RMS)
+            layer: max(float(norm(variables)) / size**0.5, MIN_WEIGHT_RMS)
             for (layer, variables), size in zip(members.items(), self._sizes, strict=True)
         }
+
+    @property
+    def made_for(self) -> float:
+        """The highest rate that the multipliers were set for, if whoever set them said so; else 0."""
+        self._check_built()
+        return float(keras.ops.convert_to_numpy(self._made_for))
 
     def set_multiplier(self, layer: str, value: float) -> None:
         """Sets the multiplier of one layer, from the next step on; a running `fit()` is not retraced.
@@ -156,13 +164,15 @@ class LayerwiseAdamW(keras.optimizers.AdamW):
         """
         self.set_multipliers({layer: value})
 
-    def set_multipliers(self, multipliers: dict[str, float]) -> None:
-        """Sets the multipliers of several layers; as `set_multiplier`, all or none."""
+    def set_multipliers(self, multipliers: dict[str, float], made_for: float | None = None) -> None:
+        """Sets the multipliers of several layers; as `set_multiplier`, all or none. See `made_for`."""
         checked = self.multipliers
         for layer, value in multipliers.items():
             self._check_layer(layer)
             checked[layer] = _check_multiplier(layer, value)
         self._multipliers.assign(list(checked.values()))
+        if made_for is not None:
+            self._made_for.assign(made_for)
 
     def apply(self, grads, trainable_variables=None):
         grads = [tf.convert_to_tensor(g) if isinstance(g, tf.IndexedSlices) else g for g in grads]
@@ -193,27 +203,27 @@ class LayerwiseAdamW(keras.optimizers.AdamW):
         rate = tf.cast(learning_rate, tf.float32) * self._multipliers[layer]
         size, bound = self._sizes[layer], self._bounds[layer]
         before = [tf.convert_to_tensor(variable) for variable in variables]
-        weight_norm = _norm(before)
+        weight_norm = norm(before)
         if bound is not None:
             limit = bound * tf.maximum(weight_norm / size**0.5, MIN_WEIGHT_RMS)
             rate = tf.minimum(rate, limit)
         for gradient, variable in zip(grads, variables, strict=True):
             self._step_variable(gradient, variable, rate)
         updates = [old - tf.convert_to_tensor(variable) for old, variable in zip(before, variables, strict=True)]
-        update_norm = _norm(updates)
+        update_norm = norm(updates)
         if bound is not None:
             # Exactly 1 where the bound does not bind: then nothing is taken back, and this is the stock step.
             kept = tf.minimum(1.0, limit / tf.maximum(update_norm / size**0.5, 1e-30))
             rate *= kept
             update_norm *= kept
             for update, variable in zip(updates, variables, strict=True):
-                _subtract(variable, kept - 1, update)
+                subtract(variable, kept - 1, update)
         for old, variable in zip(before, variables, strict=True):
             if self._use_weight_decay(variable):
-                _subtract(variable, self.weight_decay * rate, old)
+                subtract(variable, self.weight_decay * rate, old)
         norms = tf.cond(
             tf.equal(self.iterations % self.measure_every, 0),
-            lambda: tf.stack([_norm(grads), weight_norm, update_norm, rate]),
+            lambda: tf.stack([norm(grads), weight_norm, update_norm, rate]),
             lambda: tf.convert_to_tensor(self._norms[layer]),
         )
         # Outside of the condition, within which assignments fail under MirroredStrategy.
@@ -221,22 +231,22 @@ class LayerwiseAdamW(keras.optimizers.AdamW):
 
     def _step_variable(self, gradient, variable, rate):
         """Takes Adam's step in one pass over weights and moments, where single operations would make ten and more."""
+        if self.amsgrad:  # XLA does not know its one pass
+            super().update_step(gradient, variable, rate)
+            return
         index = self._get_variable_index(variable)
         step = tf.cast(self.iterations + 1, variable.dtype)
-        if self.amsgrad:
-            adam = partial(tf.raw_ops.ResourceApplyAdamWithAmsgrad, vhat=_handle(self._velocity_hats[index]))
-        else:
-            adam = tf.raw_ops.ResourceApplyAdam
-        adam(
-            var=_handle(variable),
-            m=_handle(self._momentums[index]),
-            v=_handle(self._velocities[index]),
+        smallest = 6e-8 if variable.dtype == "float16" else 0.0  # below which epsilon would be 0
+        tf.raw_ops.ResourceApplyAdam(
+            var=handle(variable),
+            m=handle(self._momentums[index]),
+            v=handle(self._velocities[index]),
             beta1_power=tf.pow(tf.cast(self.beta_1, variable.dtype), step),
             beta2_power=tf.pow(tf.cast(self.beta_2, variable.dtype), step),
             lr=tf.cast(rate, variable.dtype),
             beta1=tf.cast(self.beta_1, variable.dtype),
             beta2=tf.cast(self.beta_2, variable.dtype),
-            epsilon=tf.cast(self.epsilon, variable.dtype),
+            epsilon=tf.cast(max(self.epsilon, smallest), variable.dtype),
             grad=tf.cast(gradient, variable.dtype),
         )
 
@@ -254,10 +264,10 @@ class LayerwiseAdamW(keras.optimizers.AdamW):
 
     def _all_reduce_sum_gradients(self, grads_and_vars):
         grads, variables = zip(*super()._all_reduce_sum_gradients(grads_and_vars), strict=True)
-        if self.global_clipnorm:
+        if self.global_clipnorm and self.global_clipnorm > 0:
             # As Keras does, in fewer passes; gradients that are not finite become NaN.
-            norm = _norm(grads)
-            scale = self.global_clipnorm / tf.maximum(norm, self.global_clipnorm) + (norm - norm)
+            size = norm(grads)
+            scale = self.global_clipnorm / tf.maximum(size, self.global_clipnorm) + (size - size)
             grads = [gradient * tf.cast(scale, gradient.dtype) for gradient in grads]
         else:
             grads = super()._clip_gradients(list(grads))
@@ -284,17 +294,3 @@ def _check_multiplier(layer, value):
             f"A multiplier must be a finite number >= 0, where 0 freezes the layer. Received: {layer}={value}"
         )
     return float(value)
-
-
-def _subtract(variable, factor, delta):
-    """Subtracts `factor * delta` in one pass."""
-    tf.raw_ops.ResourceApplyGradientDescent(var=_handle(variable), alpha=tf.cast(factor, variable.dtype), delta=delta)
-
-
-def _handle(variable):
-    return (variable.value if isinstance(variable, keras.Variable) else variable).handle
-
-
-def _norm(tensors):
-    # One pass over each and no copy, unlike a sum of squares.
-    return tf.sqrt(2 * tf.add_n([tf.nn.l2_loss(tf.cast(tensor, tf.float32)) for tensor in tensors]))

@@ -44,13 +44,14 @@ def head_layers(model: keras.Model) -> list[str]:
     Raises:
         ValueError: If the model has no transformer blocks.
     """
-    inside = _ids_inside(model)
+    inside, distances = _ids_inside(model), list(_distances(model))
+    deeper = {name for _, name, distance in distances if distance}  # of an encoder whose weights are one layer
     found = [
         name
-        for layer, name, distance in _distances(model)
+        for layer, name, distance in distances
         if distance == 0 and (_is_new(layer) if layer.name == "pooled_dense" else id(layer) not in inside)
     ]
-    return list(dict.fromkeys(found))
+    return [name for name in dict.fromkeys(found) if name not in deeper]
 
 
 def layers_of(variables: list[keras.Variable], mentioned: Collection[str] = ()) -> list[str]:
@@ -59,7 +60,15 @@ def layers_of(variables: list[keras.Variable], mentioned: Collection[str] = ()) 
         return []
     owners = [variable.path.split("/")[:-1] or [variable.path] for variable in variables]
     # A `Sequential` or subclassed model puts its own name in front of all its layers.
-    shared = min(len(os.path.commonprefix(owners)), *(len(owner) - 1 for owner in owners))
+    prefix = os.path.commonprefix(owners)
+    if all(owner == prefix for owner in owners):
+        shared = len(prefix) - 1
+    else:  # its own weights are layers of their own
+        shared = len(prefix)
+        owners = [
+            [*owner, variable.name] if owner == prefix else owner
+            for owner, variable in zip(owners, variables, strict=True)
+        ]
     named = [[part for part in owner if part in mentioned] for owner in owners]
     return [names[-1] if names else owner[shared] for names, owner in zip(named, owners, strict=True)]
 
@@ -122,8 +131,8 @@ def _is_new(pooler):
 
 
 def _layers_and_blocks(model):
-    layers = list(_leaf_layers(model))
-    names = [layer.name for layer in layers if BLOCK.search(layer.name)]
+    layers, inside = list(_leaf_layers(model)), _ids_inside(model)
+    names = [layer.name for layer in layers if BLOCK.search(layer.name) and (not inside or id(layer) in inside)]
     blocks = {name: number for number, name in enumerate(dict.fromkeys(names))}
     if not blocks:
         raise ValueError(
@@ -152,14 +161,28 @@ def _distances(model):
 
 def _ids_inside(model):
     """Returns the `id` of each layer of the encoder inside a model, or nothing if there is none."""
-    parts = [list(_leaf_layers(layer)) for layer in model.layers if isinstance(layer, keras.Model)]
+    parts = [list(_leaf_layers(layer)) for layer in _layers_in(model) if _is_nested(layer)]
     encoders = [part for part in parts if any(BLOCK.search(layer.name) for layer in part)]
     return {id(layer) for encoder in encoders for layer in encoder}
 
 
-def _leaf_layers(model):
-    for layer in model.layers:
-        if isinstance(layer, keras.Model):
+def _leaf_layers(parent):
+    for layer in _layers_in(parent):
+        if _is_nested(layer):
             yield from _leaf_layers(layer)
         else:
             yield layer
+
+
+def _layers_in(parent):
+    """Returns the layers right inside of a model or of a layer."""
+    is_model = isinstance(parent, keras.Model)
+    return parent.layers if is_model else list(parent._flatten_layers(include_self=False, recursive=False))
+
+
+def _is_nested(layer):
+    """Whether a layer is a model, or wraps one that has transformer blocks."""
+    if isinstance(layer, keras.Model):
+        return True
+    inner = layer._flatten_layers(include_self=False)
+    return not BLOCK.search(layer.name) and any(BLOCK.search(part.name) for part in inner)

@@ -77,7 +77,7 @@ def layer_table(model: keras.Model) -> LayerTable:
             with any other optimizer all trainable layers have its one rate. The optimizer is built if it is not.
 
     Raises:
-        ValueError: If the model is not compiled.
+        ValueError: If the model is not compiled, or has no weights yet.
 
     Example:
     >>> model.compile(LayerwiseAdamW(1e-4, {"logit": 20.0}), "binary_crossentropy")
@@ -87,6 +87,10 @@ def layer_table(model: keras.Model) -> LayerTable:
     optimizer = getattr(model, "optimizer", None)
     if optimizer is None:
         raise ValueError(f"`model` must be compiled, for the rates are the optimizer's. Received: {model!r}")
+    if not model.weights:
+        raise ValueError(
+            f"The model '{model.name}' has no weights yet: call it on a batch first, or give it a `keras.Input`."
+        )
     if not optimizer.built:
         optimizer.build(model.trainable_variables)
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # Keras wraps it under `mixed_float16`
