@@ -47,6 +47,7 @@ def test_unknown_layer_is_refused_before_the_first_step(tiny_backbone, batch):
         fit(model, batch, SaturationMonitor(batch[0], layers=["pooler"]))
     with pytest.raises(ValueError, match="threshold=1"):
         SaturationMonitor(batch[0], threshold=1)
+    assert SaturationMonitor(batch[0], layers="pooled_dense").layers == ("pooled_dense",)
 
 
 def test_schedule_gets_the_initial_multipliers_in_every_epoch(tiny_backbone, batch):
@@ -61,6 +62,11 @@ def test_schedule_gets_the_initial_multipliers_in_every_epoch(tiny_backbone, bat
     assert seen == [4.0, 4.0, 4.0]
     np.testing.assert_allclose(history["learning_rate/logit"], [4e-2, 2e-2, 1e-2], rtol=1e-6)
     np.testing.assert_allclose(history["learning_rate/pooled_dense"], [1e-2] * 3, rtol=1e-6)
+
+
+def test_schedule_that_returns_nothing_is_an_error(tiny_backbone, batch):
+    with pytest.raises(ValueError, match="`schedule` must return a dict.*epoch 0: None"):
+        fit(compiled(tiny_backbone), batch, LayerwiseLearningRateScheduler(lambda epoch, multipliers: None))
 
 
 def test_gradual_unfreezing_moves_one_more_block_each_epoch(tiny_backbone, batch):

@@ -302,6 +302,8 @@ def test_tensorboard_has_layers_and_interventions(tiny_backbone, batch, tmp_path
     [
         ({"band": (0, 1)}, r"`band` must be two numbers.*\(0, 1\)"),
         ({"head_band": (2, 1)}, r"head_band=\(2, 1\)"),
+        ({"band": 2e-3}, "`band` must be two numbers.*band=0.002"),
+        ({"every": "5"}, "`every` must be an integer.*every='5'"),
         ({"every": 0}, "every=0"),
     ],
 )
@@ -358,7 +360,7 @@ def test_balanced_training_on_rare_positives_keeps_its_good_states(tiny_backbone
     assert controller.get_state()["saved"] > 0
 
 
-@pytest.mark.parametrize("change", ["initial_epoch", "accumulation", "skipped", "stopped"])
+@pytest.mark.parametrize("change", ["initial_epoch", "accumulation", "skipped", "stopped", "steps_per_execution"])
 @pytest.mark.filterwarnings("error:The (learning rate|first epoch)")
 def test_training_that_fits_its_schedule_is_not_warned_of(tiny_backbone, batch, change):
     optimizer = LayerwiseAdamW(
@@ -371,6 +373,8 @@ def test_training_that_fits_its_schedule_is_not_warned_of(tiny_backbone, batch, 
     model = compiled(tiny_backbone, optimizer, metrics=False)
     if change == "stopped":
         callbacks.append(planted(model, 3, lambda: setattr(model, "stop_training", True)))
+    if change == "steps_per_execution":  # of 3, into which 8 steps do not go
+        model.compile(optimizer, "binary_crossentropy", steps_per_execution=3)
     if change == "initial_epoch":
         fit(model, batch, epochs=1)
         model.fit(*batch, 8, initial_epoch=1, epochs=2, callbacks=callbacks, verbose=0)

@@ -116,6 +116,8 @@ def test_backbone_without_the_wanted_output_is_an_error(tiny_backbone):
         binary_classifier(pooled_only, pooling="mean")
     with pytest.raises(ValueError, match="pooling='max'"):
         binary_classifier(tiny_backbone, pooling="max")
+    with pytest.raises(ValueError, match="`backbone` must be a `keras.Model`.*load_backbone.*'minilm'"):
+        binary_classifier("minilm")
     with pytest.raises(ValueError, match="probability=0"):
         binary_classifier(tiny_backbone, base_rate=0)
 
