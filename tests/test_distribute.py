@@ -229,9 +229,7 @@ def test_a_whole_recipe_trains_on_two_devices_and_on_two_workers_of_which_one_is
     tiny_preset, reviews_csv, tmp_path
 ):
     # 12 rows of validation data, fewer than a batch, and an odd number of rows of each length.
-    recipe = Recipe(
-        str(reviews_csv), preset=tiny_preset, sequence_length=16, batch_size=16, epochs=1, pooling="pooled"
-    )
+    recipe = Recipe(str(reviews_csv), preset=tiny_preset, sequence_length=16, batch_size=16, epochs=1, pooling="pooled")
     devices, workers = tmp_path / "devices", tmp_path / "workers"
     result = run_on_devices(TRAIN_MIRRORED, recipe.to_json(), str(devices))
     assert result["replicas"] == 2
