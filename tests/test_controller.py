@@ -207,6 +207,17 @@ def test_rate_that_another_callback_raises_is_bounded(trained_pooler, batch):
         assert 0.1 * share < largest_step(model) < 2 * share
 
 
+def test_layer_that_hardly_moves_is_raised_in_a_later_fit_too(tiny_backbone, batch):
+    model = compiled(tiny_backbone, LayerwiseAdamW(1e-3, measure_every=1))
+    fit(model, batch, LayerwiseLearningRateController(every=100), epochs=1)
+    model.optimizer.set_multiplier("transformer_layer_0", 1e-3 * model.optimizer.multipliers["transformer_layer_0"])
+    # Zero gradients from here on: the moments fade, and with them the steps.
+    model.compile(model.optimizer, lambda y, p: 0.0 * keras.ops.sum(p, -1), metrics=[], run_eagerly=True)
+    controller = LayerwiseLearningRateController(every=4)
+    fit(model, batch, controller, epochs=12)
+    assert any("moved by only" in line.seen for line in controller.interventions)
+
+
 @pytest.mark.parametrize("rate", [1e-6, 1e-1])
 def test_unfreezes_gradually_inside_the_band(trained_pooler, batch, rate):
     model = compiled(trained_pooler, LayerwiseAdamW(rate, measure_every=1))

@@ -87,7 +87,7 @@ class MultiplierBounds:
         new = {layer for layer, value in multipliers.items() if others and value != self.known.get(layer)}
         if (rate := self.rate) is not None and rate > 1.001 * self.peak:
             self.peak, new = rate, set(multipliers)
-        if not new:
+        if not new and self.ceilings:
             return None
         rms, bounded = self.optimizer.weight_rms(), {}
         for layer, multiplier in multipliers.items():
