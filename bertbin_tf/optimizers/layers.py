@@ -26,7 +26,7 @@ def distance_from_head(model: keras.Model) -> dict[str, int]:
         ValueError: If the model has no such blocks.
     """
     distances: dict[str, int] = {}
-    for _, name, distance in _distances(model):
+    for _, name, distance in _distances(model, _ids_inside(model)):
         distances[name] = min(distance, distances.get(name, distance))
     return distances
 
@@ -44,7 +44,8 @@ def head_layers(model: keras.Model) -> list[str]:
     Raises:
         ValueError: If the model has no transformer blocks.
     """
-    inside, distances = _ids_inside(model), list(_distances(model))
+    inside = _ids_inside(model)
+    distances = list(_distances(model, inside))
     deeper = {name for _, name, distance in distances if distance}  # of an encoder whose weights are one layer
     found = [
         name
@@ -130,23 +131,17 @@ def _is_new(pooler):
     return float(np.sqrt(np.mean(np.square(kernel, dtype="float32")))) < 1.05 * MIN_WEIGHT_RMS
 
 
-def _layers_and_blocks(model):
-    layers, inside = list(_leaf_layers(model)), _ids_inside(model)
-    names = [layer.name for layer in layers if BLOCK.search(layer.name) and (not inside or id(layer) in inside)]
-    blocks = {name: number for number, name in enumerate(dict.fromkeys(names))}
+def _distances(model, inside):
+    """Yields each layer that has trainable weights, the name that `LayerwiseAdamW` gives it, and its distance."""
+    layers = list(_leaf_layers(model))
+    found = [layer.name for layer in layers if BLOCK.search(layer.name) and (not inside or id(layer) in inside)]
+    blocks = {name: number for number, name in enumerate(dict.fromkeys(found))}
     if not blocks:
         raise ValueError(
             f"No transformer blocks, layers named '..._layer_<number>', were found in the model '{model.name}'. "
             f"Received the layers {', '.join(layer.name for layer in layers)}. Give `LayerwiseAdamW` the multipliers "
             "as a dict instead."
         )
-    return layers, blocks
-
-
-def _distances(model):
-    """Yields each layer that has trainable weights, the name that `LayerwiseAdamW` gives it, and its distance."""
-    layers, blocks = _layers_and_blocks(model)
-    inside = _ids_inside(model)
     names = dict(zip(map(id, model.trainable_variables), layers_of(model.trainable_variables), strict=True))
     past_blocks = False
     for layer in layers:
