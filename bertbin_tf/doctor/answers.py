@@ -40,6 +40,12 @@ class Answers:
         return self._patient.model(self._data.first[0], training=False)
 
     @functools.cached_property
+    def alone(self) -> np.ndarray:
+        """The first output for the first text asked alone, float64 of shape `(1, units)`."""
+        x = keras.tree.map_structure(lambda array: array[:1], self._data.first[0])
+        return flat(self._patient.model(x, training=False))
+
+    @functools.cached_property
     def logits(self) -> np.ndarray:
         """`outputs` before sigmoid or softmax, one per row, as far as the outputs alone can tell."""
         return self.to_logits(self.outputs)
@@ -123,13 +129,22 @@ class Answers:
     @functools.cached_property
     def padding_effect(self) -> float:
         """How far eight more paddings move the features of the first rows, relative to their spread; NaN if unknown."""
+        return self._effect_of(_padded)
+
+    @functools.cached_property
+    def read_padding(self) -> float:
+        """How far other ids in the place of padding move the features, as `padding_effect`."""
+        return self._effect_of(_with_other_padding)
+
+    def _effect_of(self, change):
         x = self._data.first[0]
         tokens = find_tokens(keras.tree.map_structure(np.asarray, x))
         if self._encode is None or tokens is None or tokens.mask is None or self._data.tokens is None:
             return math.nan
-        longer = keras.tree.map_structure(lambda array: _padded(array, tokens, self._data.tokens.padding), x)
+        tokens.padding = self._data.tokens.padding
+        changed = keras.tree.map_structure(lambda array: change(np.asarray(array), tokens), x)
         try:
-            before, after = self._encode(x), self._encode(longer)
+            before, after = self._encode(x), self._encode(changed)
         except Exception:  # a fixed length, or no more positions
             return math.nan
         return float(np.abs(after - before).mean() / max(before.std(axis=0).mean(), 1e-12))
@@ -162,7 +177,12 @@ def _num_rows(x):
     return len(keras.tree.flatten(x)[0])
 
 
-def _padded(array, tokens, padding):
-    values = np.asarray(array)
-    value = padding if values.shape == tokens.ids.shape and np.array_equal(values, tokens.ids) else 0
-    return np.pad(values, [(0, 0), (0, NUM_PADDINGS)], constant_values=value)
+def _padded(array, tokens):
+    value = tokens.padding if np.array_equal(array, tokens.ids) else 0
+    return np.pad(array, [(0, 0), (0, NUM_PADDINGS)], constant_values=value)
+
+
+def _with_other_padding(array, tokens):
+    if not np.array_equal(array, tokens.ids):
+        return array
+    return np.where(tokens.is_padding, tokens.ids.max(), array).astype(array.dtype)

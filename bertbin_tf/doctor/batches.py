@@ -87,6 +87,14 @@ class Batches:
         return np.concatenate(self.labels_by_batch) if self.labels_by_batch else np.zeros(0)
 
     @functools.cached_property
+    def sample_weights(self) -> np.ndarray | None:
+        """Float array of shape `(rows,)`, the weights of the rows read, the first of `labels`; `None` without."""
+        weights = [weight for _, _, weight in self.batches]
+        if not weights or any(weight is None for weight in weights):
+            return None
+        return np.concatenate([flat_labels(weight) for weight in weights])
+
+    @functools.cached_property
     def _found(self):
         return [find_tokens(x) for x, _, _ in self.batches]
 
@@ -126,6 +134,11 @@ class Tokens:
     def lengths(self) -> np.ndarray:
         """Int array of shape `(rows,)`: tokens that are not padding, by the ids and not by the mask."""
         return (~self.is_padding).sum(axis=1)
+
+    @property
+    def last(self) -> np.ndarray:
+        """Int array of shape `(rows,)`: the last token of each row that is not padding."""
+        return self.ids[np.arange(len(self.ids)), np.maximum(self.lengths, 1) - 1]
 
     @functools.cached_property
     def keys(self) -> list[bytes]:

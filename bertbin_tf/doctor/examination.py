@@ -74,6 +74,11 @@ def diagnose(
                 "the encoder: none was found by the names of its layers, so its rates, its freezing and its "
                 "pre-training were not examined"
             )
+        if patient.has_own_step:
+            unread.append(
+                "the loss: the model has a `train_step` of its own, and what is said of loss and gradients is of the "
+                "loss that it was compiled with"
+            )
         trials = functools.cache(lambda: Trials(evidence, pretrained, started + budget))
         evidence.auc_by_seed = lambda: [outcome.auc for outcome in trials().try_seeds()]
         findings, failed = _conclude(evidence)

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import inspect
 import math
 import random
 import re
@@ -48,6 +49,24 @@ class Patient:
     def backbone_weights(self) -> list[keras.Variable]:
         """The encoder's weights, each once."""
         return list({id(weight): weight for layer in self.backbone for weight in layer.weights}.values())
+
+    @functools.cached_property
+    def untracked(self) -> dict[str, keras.layers.Layer]:
+        """By name of a `Lambda` layer, a layer that its function calls: its weights are none of the model's."""
+        known, found = set(map(id, self.model.weights)), {}
+        for layer in self.all_layers:
+            if isinstance(layer, keras.layers.Lambda):
+                with contextlib.suppress(TypeError):  # no function of Python's
+                    used = inspect.getclosurevars(layer.function)
+                    for value in (*used.nonlocals.values(), *used.globals.values()):
+                        if isinstance(value, keras.layers.Layer) and {id(weight) for weight in value.weights} - known:
+                            found[layer.name] = value
+        return found
+
+    @property
+    def has_own_step(self) -> bool:
+        """Whether the model is trained by a `train_step` of its own."""
+        return type(self.model).train_step is not keras.Model.train_step
 
     @functools.cached_property
     def has_real_size(self) -> bool:

@@ -60,8 +60,19 @@ def decay_less(regimen: Regimen) -> None:
             regimen.set(weight, "regularizer", None)
 
 
+def let_train(regimen: Regimen) -> None:
+    """A step after each batch, where none came before the end of an epoch; else all layers trained."""
+    if regimen.evidence.steps.has_no_step:
+        regimen.optimizer_config["gradient_accumulation_steps"] = None
+        regimen.changes.append("optimizer: gradient_accumulation_steps=None")
+    else:
+        unfreeze(regimen)
+
+
 def unfreeze(regimen: Regimen) -> None:
     """All layers trained, at a rate that suits the encoder."""
+    if regimen.evidence.patient.untracked:
+        raise Untreatable("the encoder must be taken out of its Lambda layer by hand")
     layers = (regimen.model, *regimen.evidence.patient.all_layers)
     frozen = [layer for layer in layers if layer.weights and not layer.trainable]
     if frozen:
@@ -89,6 +100,8 @@ def drop_less(regimen: Regimen) -> None:
 def use_sigmoid(regimen: Regimen) -> None:
     """One sigmoid on the last dense layer, under binary cross-entropy."""
     patient = regimen.evidence.patient
+    if patient.logit_layer.units != 1:
+        raise Untreatable("a softmax over several units must be turned to the last axis by hand")
     if patient.layers_behind_logits:
         names = ", ".join(layer.name for layer in patient.layers_behind_logits)
         raise Untreatable(f"the layers {names} behind the last dense layer must be taken out by hand")
@@ -107,6 +120,8 @@ def use_one_sigmoid(regimen: Regimen) -> None:
 def match_loss(regimen: Regimen) -> None:
     """Binary cross-entropy, of logits where the model answers logits."""
     evidence = regimen.evidence
+    if evidence.patient.has_own_step:
+        raise Untreatable("the loss in the model's own `train_step` must be mended by hand")
     if evidence.patient.logit_layer is not None and evidence.patient.logit_layer.units != 1:
         raise Untreatable("which loss fits two outputs depends on the shape of the labels")
     from_logits = not evidence.answers.are_probabilities
@@ -192,7 +207,7 @@ REMEDIES = {
     "class-imbalance": begin_at_base_rate,
     "weights-not-loaded": restore,
     "stale-compile": rebind,
-    "nothing-trains": unfreeze,
+    "nothing-trains": let_train,
     "backbone-frozen": unfreeze,
     "dropout-too-strong": drop_less,
     "label-shape-broadcast": match_loss,

@@ -133,11 +133,26 @@ class Steps:
     @functools.cached_property
     def head_travel(self) -> float:
         """The sum of the last dense layer's steps in one epoch, as RMS over its weights; 0 if it is not trained."""
+        mean_rate = float(np.mean(list(self.rates.values())))
+        return self.head_step * self.num_steps * mean_rate / max(self.highest_rate, 1e-30)
+
+    @functools.cached_property
+    def head_step(self) -> float:
+        """The last dense layer's step at the highest rate, as RMS over its weights; 0 if it is not trained."""
         layer = self._patient.logit_layer
         names = {self._patient.layer_of(weight) for weight in layer.weights} if layer is not None else set()
         moved = [move.update_norm / move.size**0.5 for name, move in self.moves.items() if name in names]
-        mean_rate = float(np.mean(list(self.rates.values())))
-        return max(moved, default=0.0) * self.num_steps * mean_rate / max(self.highest_rate, 1e-30)
+        return max(moved, default=0.0)
+
+    @property
+    def num_accumulated(self) -> int:
+        """The batches whose gradients the optimizer adds up for one step."""
+        return getattr(self._patient.optimizer, "gradient_accumulation_steps", None) or 1
+
+    @property
+    def has_no_step(self) -> bool:
+        """Whether an epoch ends before the first step because gradients are added up for longer."""
+        return self._data.num_batches is not None and self.num_accumulated > self._data.num_batches
 
     @functools.cached_property
     def peak_of_schedule(self) -> float:

@@ -195,7 +195,10 @@ class Trials:
         """Returns an optimizer without a past, and its step as a compiled function, traced once for those alike."""
         key = repr((regimen.optimizer_class, regimen.optimizer_config, list(map(id, weights))))
         if key not in self._compiled:
-            optimizer = regimen.build_optimizer(0.0, gradient_accumulation_steps=None)
+            # Too few steps to add up gradients, but where the finding is that too many are added up.
+            steps = regimen.optimizer_config.get("gradient_accumulation_steps")
+            steps = steps if self._evidence.steps.has_no_step else None
+            optimizer = regimen.build_optimizer(0.0, gradient_accumulation_steps=steps)
             optimizer.build(weights)
             step = tf.function(lambda gradients: optimizer.apply(gradients, weights))
             self._compiled[key] = optimizer, step, [tf.identity(variable.value) for variable in optimizer.variables]

@@ -11,6 +11,7 @@ from bertbin_tf.doctor.rules.registry import Proof, rule
 # Rank correlation of how often a word occurs and its id. MiniLM's vocabulary: -0.40 on film reviews, -0.48 on tweets;
 # 0.06 with its words in the order of the alphabet.
 UNORDERED, MIN_DISTINCT = -0.1, 1000
+MIN_TEXTS = 64
 # Film reviews against other film reviews have 0.5, against tweets 0.98.
 DIFFERENT_ORIGIN = 0.9
 
@@ -54,8 +55,16 @@ def labels_out_of_range(evidence: Evidence) -> Proof | None:
 
 @rule
 def one_class(evidence: Evidence) -> Proof | None:
-    """All labels are the same, so the best answer is a constant, and the model learns it."""
-    labels = evidence.train.labels
+    """Only one label counts, so the best answer is a constant, and the model learns it."""
+    labels, weights = evidence.train.labels, evidence.train.sample_weights
+    if weights is not None and len(set(labels)) == 2:
+        totals = {value: float(weights[labels[: len(weights)] == value].sum()) for value in sorted(set(labels))}
+        ignored = [value for value, total in totals.items() if total == 0]
+        if len(ignored) == 1 and any(labels[: len(weights)] == ignored[0]):
+            return Proof(
+                f"the sample weight of all rows with label {ignored[0]:g} is 0",
+                "weight = num_rows / (2 * num_rows_of_class)  # `//` makes 0 of what is below 1",
+            )
     if not evidence.train.is_whole or len(labels) < 2 or len(set(labels)) > 1:
         return None
     return Proof(
@@ -126,8 +135,18 @@ def texts_empty_or_constant(evidence: Evidence) -> Proof | None:
 def padding_mask_wrong(evidence: Evidence) -> Proof | None:
     """The padding mask does not say which tokens are padding: the model reads padding, or does not read the text."""
     tokens = evidence.train.tokens
-    if tokens is None or tokens.mask is None or set(np.unique(tokens.mask)) - {0, 1}:
+    if tokens is None or tokens.mask is None or input_order_wrong(evidence):
         return None
+    compute = f"x['padding_mask'] = x['token_ids'] != {tokens.padding}"
+    if set(np.unique(tokens.mask)) - {0, 1}:
+        if not evidence.answers.read_padding > 0.1:
+            return None
+        return Proof(
+            f"the mask goes from {tokens.mask.min():g} to {tokens.mask.max():g}, where 1 is a token and 0 is padding; "
+            f"other ids in the place of padding move what the head sees by {evidence.answers.read_padding:.0%} of its "
+            "spread over texts",
+            compute,
+        )
     mask = tokens.mask.astype(bool)
     num_hidden = int((~mask & ~tokens.is_padding).any(axis=1).sum())
     num_read = int((mask & tokens.is_padding).any(axis=1).sum())
@@ -136,7 +155,7 @@ def padding_mask_wrong(evidence: Evidence) -> Proof | None:
         return Proof(
             f"of {len(mask):,} rows {num_hidden:,} hide tokens behind the mask, and {num_read:,} let padding through "
             f"(id {tokens.padding} at the end of a row)",
-            f"x['padding_mask'] = x['token_ids'] != {tokens.padding}",
+            compute,
         )
     if evidence.answers.padding_effect > 0.1:
         return Proof(
@@ -153,6 +172,14 @@ def tokenizer_mismatch(evidence: Evidence) -> Proof | None:
     tokens = evidence.train.tokens
     if tokens is None or not tokens.lengths.sum():
         return None
+    if evidence.patient.has_real_size and len(tokens.ids) >= MIN_TEXTS:
+        first, last = (_share_of_most_common(ids) for ids in (tokens.ids[:, 0], tokens.last))
+        if max(first, last) < 0.5:
+            return Proof(
+                f"no token begins more than {first:.0%} of the texts and none ends more than {last:.0%}: the encoder "
+                "was trained on texts between a start and an end token",
+                "preprocessor = load_preprocessor(preset)  # the preset that the encoder was loaded from",
+            )
     inner = tokens.ids[~tokens.is_padding]
     ends = set(tokens.ids[:, 0]) | {row[n - 1] for row, n in zip(tokens.ids, tokens.lengths, strict=True) if n}
     is_special = np.isin(inner, list(ends)) if len(ends) <= 2 else np.zeros(len(inner), bool)
@@ -266,3 +293,7 @@ def labels_unrelated(evidence: Evidence) -> Proof | None:
         "is 0.5",
         "for text, label in rows[:20]: print(label, text)  # do they belong together?",
     )
+
+
+def _share_of_most_common(ids):
+    return np.unique(ids, return_counts=True)[1].max() / len(ids)

@@ -16,14 +16,23 @@ def label_shape_broadcast(evidence: Evidence) -> Proof | None:
     if not evidence.response.is_blind_to_order:
         return None
     return Proof(
-        "the loss of answers 0.3 and 0.9 stays the same when their labels change places",
+        "what the model's own training step does to the head stays the same when labels change places"
+        if evidence.patient.has_own_step
+        else "the loss of answers 0.3 and 0.9 stays the same when their labels change places",
         "dataset = dataset.map(lambda x, y: (x, tf.reshape(y, (-1, 1))))  # or a Keras loss, which matches the shapes",
     )
 
 
 @rule
 def single_unit_softmax(evidence: Evidence) -> Proof | None:
-    """A softmax over one unit is 1 for every text: there is no gradient at all."""
+    """A softmax over one unit, or over a batch and not its units, is 1 for a text alone, whatever it says."""
+    answers = evidence.answers
+    if len(answers.outputs) > 1 and np.allclose(answers.alone, 1, atol=1e-6) and answers.outputs[0].min() < 0.99:
+        return Proof(
+            f"the first text's answer is {answers.outputs[0].min():.2f} in its batch and 1 when asked alone: the "
+            "softmax runs over the texts of a batch",
+            "outputs = keras.layers.Softmax(axis=-1)(logits)  # over the units of each text",
+        )
     replies = evidence.response.replies
     if replies is None or evidence.patient.logit_layer.units != 1:
         return None

@@ -127,7 +127,9 @@ def one_rate_cannot_fit(evidence: Evidence) -> Proof | None:
     if not _is_adaptive(evidence) or not steps.highest_rate > 0:
         return None
     relative = {layer: move.relative_step for layer, move in steps.encoder_moves.items() if move.relative_step > 0}
-    if not relative or learning_rate_too_high(evidence) or learning_rate_too_low(evidence):
+    if not relative or any(
+        rule(evidence) for rule in (optimizer_unsuited, learning_rate_too_high, learning_rate_too_low)
+    ):
         return None
     fastest, slowest = max(relative, key=relative.__getitem__), min(relative, key=relative.__getitem__)
     if relative[fastest] > TOO_FAST and relative[slowest] < TOO_SLOW:

@@ -9,6 +9,8 @@ from bertbin_tf.doctor.rules.registry import Proof, rule
 # A head that moves less than this in an epoch stays where it began: the kernel that a logistic regression finds on
 # MiniLM's features has an RMS of 0.4, Keras' random one of 0.07.
 MIN_HEAD_TRAVEL = 0.05
+# Half of Adam's default rate, at which a head of its own learns if there are epochs enough.
+GOOD_HEAD_STEP = 5e-4
 
 
 @rule
@@ -86,7 +88,7 @@ def stale_compile(evidence: Evidence) -> Proof | None:
 
 @rule
 def nothing_trains(evidence: Evidence) -> Proof | None:
-    """No weight changes: nothing is trainable, the rate is 0, or no gradient arrives."""
+    """No weight changes: nothing is trainable, the rate is 0, or the optimizer waits for batches that do not come."""
     model = evidence.patient.model
     if not model.trainable_variables:
         return Proof(
@@ -98,6 +100,12 @@ def nothing_trains(evidence: Evidence) -> Proof | None:
             "the learning rate is 0 at every step of the epoch",
             "optimizer = keras.optimizers.AdamW(warmup_cosine(1e-4, batches, epochs))",
         )
+    if evidence.steps.has_no_step:
+        return Proof(
+            f"gradients of {evidence.steps.num_accumulated:,} batches are added up for one step, and an epoch has "
+            f"{evidence.train.num_batches:,}",
+            "optimizer = keras.optimizers.AdamW(5e-5)  # without gradient_accumulation_steps, or with 2 to 8",
+        )
     return None
 
 
@@ -105,12 +113,18 @@ def nothing_trains(evidence: Evidence) -> Proof | None:
 def backbone_frozen(evidence: Evidence) -> Proof | None:
     """The encoder is frozen and the head moves too slowly to make anything of its features."""
     patient = evidence.patient
+    for name, layer in patient.untracked.items():
+        return Proof(
+            f"the Lambda layer {name} calls {layer.name}, whose {len(layer.weights)} weights are therefore none of the "
+            "model's: they are neither trained nor saved",
+            f"outputs = {layer.name}(inputs)  # a layer called in the functional API, and not inside of a Lambda",
+        )
     if not patient.backbone_weights or any(weight.trainable for weight in patient.backbone_weights):
         return None
     if not patient.model.trainable_variables:
         return None
     travel = evidence.steps.head_travel
-    if travel > MIN_HEAD_TRAVEL:
+    if travel > MIN_HEAD_TRAVEL or evidence.steps.head_step >= GOOD_HEAD_STEP:
         return None
     return Proof(
         f"none of the encoder's {len(patient.backbone_weights)} weights is trainable, and at its rates the head moves "
