@@ -1,5 +1,6 @@
 """Faults of rows, labels and tokens, each as a user would have written it; its name is the name of the case."""
 
+import keras
 import keras_nlp
 import numpy as np
 import tensorflow as tf
@@ -52,6 +53,14 @@ def slice_of_sorted_rows(setup):
     setup.rows = rows
 
 
+def weights_by_integer_division(setup):
+    def batches(tokens, labels):
+        weights = [float(len(labels) // (2 * int((labels == label).sum()))) for label in labels]
+        return tf.data.Dataset.from_tensor_slices((tokens, labels, weights)).batch(setup.batch_size)
+
+    setup.batches = batches
+
+
 def sorted_by_label(setup):
     setup.order = lambda labels: np.argsort(labels, kind="stable")
 
@@ -98,9 +107,28 @@ def mask_inverted(setup):
     setup.tokens = lambda tokens: tokens | {"padding_mask": 1 - tokens["padding_mask"]}
 
 
+def mask_to_be_added(setup):
+    setup.tokens = lambda tokens: tokens | {"padding_mask": (1 - tokens["padding_mask"]) * -10000}
+
+
 def mask_of_ones(setup):
     setup.tokens = lambda tokens: tokens | {"padding_mask": np.ones_like(tokens["padding_mask"])}
     setup.sequence_length = 96
+
+
+def words_by_text_vectorization(setup):
+    vectorize = keras.layers.TextVectorization(max_tokens=30_000, output_sequence_length=setup.sequence_length)
+
+    adapted_to = []
+
+    def encode(texts):
+        if not adapted_to:  # the training texts, which come first
+            adapted_to.append(texts)
+            vectorize.adapt(list(texts))
+        ids = np.asarray(vectorize(list(texts)), "int32")
+        return {"token_ids": ids, "segment_ids": np.zeros_like(ids), "padding_mask": (ids > 0).astype("int32")}
+
+    setup.encode = encode
 
 
 def capitals_unknown_to_the_vocabulary(setup):
@@ -187,15 +215,16 @@ def validation_in_another_language(setup):
 FAULTS = {
     "data-exhausted": [generator_made_once, filter_that_keeps_nothing],
     "labels-out-of-range": [labels_1_and_2, labels_minus_1_and_1, labels_0_and_255, labels_with_missing_ones],
-    "one-class": [only_the_positives, slice_of_sorted_rows],
+    "one-class": [only_the_positives, slice_of_sorted_rows, weights_by_integer_division],
     "labels-not-shuffled": [sorted_by_label, positives_then_negatives, shuffle_buffer_too_small],
     "texts-empty-or-constant": [empty_texts, one_text_for_all, missing_texts_filled],
     "input-order-wrong": [tokens_and_mask_swapped, tokens_and_segments_swapped],
-    "padding-mask-wrong": [mask_inverted, mask_of_ones],
+    "padding-mask-wrong": [mask_inverted, mask_of_ones, mask_to_be_added],
     "tokenizer-mismatch": [
         capitals_unknown_to_the_vocabulary,
         vocabulary_of_few_words,
         vocabulary_of_another_model,
+        words_by_text_vectorization,
     ],
     "texts-truncated": [cut_at_6_tokens, cut_at_8_tokens],
     "class-imbalance": [rare_positives_2_percent, rare_positives_5_percent, rare_negatives_3_percent],

@@ -59,6 +59,17 @@ def rate_of_zero(setup):
     setup.optimizer = lambda rate, num_steps: keras.optimizers.AdamW(0.0)
 
 
+def added_up_over_100_batches(setup):
+    setup.optimizer = lambda rate, num_steps: keras.optimizers.AdamW(rate, gradient_accumulation_steps=100)
+
+
+def encoder_in_a_lambda(setup):
+    def features(backbone):
+        return keras.layers.Lambda(lambda x: backbone(x)["pooled_output"], output_shape=(384,))(backbone.input)
+
+    setup.features = features
+
+
 def frozen_under_2e_5(setup):
     frozen(setup)
     setup.optimizer = lambda rate, num_steps: keras.optimizers.Adam(2e-5)
@@ -95,6 +106,24 @@ class OwnSquaredLoss(OwnLoss):
         return tf.reduce_mean(tf.square(tf.cast(y, y_pred.dtype) - y_pred))
 
 
+class OwnStep(keras.Model):
+    """A training step of a user's own, with the cross-entropy written out."""
+
+    def train_step(self, data):
+        x, y = data
+        y = tf.cast(y, tf.float32)
+        with tf.GradientTape() as tape:
+            p = tf.clip_by_value(self(x, training=True), 1e-7, 1 - 1e-7)
+            loss = -tf.reduce_mean(y * tf.math.log(p) + (1 - y) * tf.math.log(1 - p))
+        gradients = tape.gradient(loss, self.trainable_variables)
+        self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
+        return {"loss": loss}
+
+
+def training_step_that_broadcasts(setup):
+    setup.model = OwnStep
+
+
 def loss_that_broadcasts(setup):
     setup.model = OwnLoss
 
@@ -109,6 +138,11 @@ def softmax_over_one_unit(setup):
 
 def softmax_layer_over_one_unit(setup):
     setup.outputs = lambda features: keras.layers.Softmax()(keras.layers.Dense(1, name="probability")(features))
+
+
+def softmax_over_the_batch(setup):
+    setup.outputs = lambda features: keras.layers.Softmax(axis=0)(keras.layers.Dense(2, name="probability")(features))
+    setup.loss = "sparse_categorical_crossentropy"
 
 
 def sigmoid_layer_over_sigmoid(setup):
@@ -277,11 +311,11 @@ FAULTS = {
     "half-precision-overflow": [float16_without_loss_scaling],
     "weights-not-loaded": [weights_not_loaded],
     "stale-compile": [unfrozen_without_compile],
-    "nothing-trains": [all_frozen, rate_of_zero],
-    "backbone-frozen": [frozen_under_2e_5, frozen_under_5e_6],
+    "nothing-trains": [all_frozen, rate_of_zero, added_up_over_100_batches],
+    "backbone-frozen": [frozen_under_2e_5, frozen_under_5e_6, encoder_in_a_lambda],
     "dropout-too-strong": [dropout_of_95_percent, dropout_of_99_percent],
-    "label-shape-broadcast": [loss_that_broadcasts, squared_loss_that_broadcasts],
-    "single-unit-softmax": [softmax_over_one_unit, softmax_layer_over_one_unit],
+    "label-shape-broadcast": [loss_that_broadcasts, squared_loss_that_broadcasts, training_step_that_broadcasts],
+    "single-unit-softmax": [softmax_over_one_unit, softmax_layer_over_one_unit, softmax_over_the_batch],
     "sigmoid-twice": [sigmoid_layer_over_sigmoid, from_logits_of_a_sigmoid_in_a_lambda],
     "logits-taken-for-probabilities": [logits_without_from_logits],
     "loss-unsuited": [categorical_loss_of_one_unit, hinge_of_probabilities, squared_error],
