@@ -7,6 +7,7 @@ import inspect
 import json
 from pathlib import Path
 
+from bertbin_tf.doctor.finding import with_imports
 from bertbin_tf.doctor.remedies import REMEDIES, UNTRIED
 from bertbin_tf.doctor.rules import RULES
 
@@ -38,7 +39,14 @@ def _section(code, example):
     lines = [f"## {code}", "", inspect.getdoc(RULES[code]), ""]
     if example is not None:
         case, finding = example
-        lines += [f"Example (`{case}`): {finding['evidence']}.", "", "```python", finding["remedy"].strip(), "```", ""]
+        lines += [
+            f"Example (`{case}`): {finding['evidence']}.",
+            "",
+            "```python",
+            with_imports(finding["remedy"]),
+            "```",
+            "",
+        ]
     if code in REMEDIES:
         cure = inspect.getdoc(REMEDIES[code]).splitlines()[0]
         tried = "It is not tried: a few rows cannot show it." if code in UNTRIED else "It is tried."

@@ -35,13 +35,13 @@ keras.utils.set_random_seed(0)
 # ## The model as it is posted
 #
 # A pre-trained BERT, a dense sigmoid on its pooled output, binary cross-entropy, and `"adam"`. Nothing in it looks
-# wrong. The texts are film reviews of less than 80 characters, because short texts make short steps.
+# wrong. The texts are film reviews of less than 60 characters, because short texts make short steps.
 
 # %%
 preprocessor = load_preprocessor("minilm", sequence_length=32)
 tokens, test_tokens = (
     data.tokenize(
-        data.read(f"vader/movies:{split}").filter(lambda text, _: tf.strings.length(text) < 80).take(num_rows),
+        data.read(f"vader/movies:{split}").filter(lambda text, _: tf.strings.length(text) < 60).take(num_rows),
         preprocessor,
     )
     for split, num_rows in (("train", 544), ("test", 320))

@@ -63,13 +63,13 @@ def too_fast_from_step_1(model):
 
 def test_healthy_run_is_left_alone(tiny_backbone, batch):
     controller = LayerwiseLearningRateController(**ANYTHING, every=4)
-    model = compiled(tiny_backbone, LayerwiseAdamW(3e-2))
+    model = compiled(tiny_backbone, LayerwiseAdamW(3e-2), run_eagerly=False)
     start = model.get_weights()
     history = fit(model, batch, controller)
     assert history["loss"][-1] < 0.1
     assert controller.interventions == [] and history["interventions"] == [0] * 5
     watched = model.get_weights()
-    alone = compiled(tiny_backbone, LayerwiseAdamW(3e-2))
+    alone = compiled(tiny_backbone, LayerwiseAdamW(3e-2), run_eagerly=False)
     alone.set_weights(start)
     fit(alone, batch)
     assert all(np.array_equal(a, b) for a, b in zip(watched, alone.get_weights(), strict=True))
@@ -212,7 +212,7 @@ def test_layer_that_hardly_moves_is_raised_in_a_later_fit_too(tiny_backbone, bat
     fit(model, batch, LayerwiseLearningRateController(every=100), epochs=1)
     model.optimizer.set_multiplier("transformer_layer_0", 1e-3 * model.optimizer.multipliers["transformer_layer_0"])
     # Zero gradients from here on: the moments fade, and with them the steps.
-    model.compile(model.optimizer, lambda y, p: 0.0 * keras.ops.sum(p, -1), metrics=[], run_eagerly=True)
+    model.compile(model.optimizer, lambda y, p: 0.0 * keras.ops.sum(p, -1), metrics=[])
     controller = LayerwiseLearningRateController(every=4)
     fit(model, batch, controller, epochs=12)
     assert any("moved by only" in line.seen for line in controller.interventions)

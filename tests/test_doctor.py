@@ -126,6 +126,12 @@ def mask_of_ones():
     return healthy_model(), changed(tokens, labels, padding_mask=np.ones_like(tokens["padding_mask"]))
 
 
+def mask_of_bools_turned_round():
+    """As keras-hub's preprocessors give it, and negated."""
+    tokens, labels = healthy_rows()
+    return healthy_model(), changed(tokens, labels, padding_mask=tokens["padding_mask"] == 0)
+
+
 def mask_to_be_added():
     """As transformers adds it to the scores."""
     tokens, labels = healthy_rows()
@@ -156,6 +162,14 @@ def words_counted_by_another_layer():
     ids = np.minimum(np.random.default_rng(0).zipf(1.3, (256, 16)) + 1, 60_000)
     model = healthy_model(backbone=large_vocabulary())
     return model, changed(tokens, labels, token_ids=np.where(tokens["padding_mask"], ids, 0).astype("int32"))
+
+
+def letters_for_words():
+    """`" ".join(text)` of a string."""
+    tokens, labels = healthy_rows(1024)
+    letters = np.random.default_rng(0).integers(1000, 1026, tokens["token_ids"].shape)
+    token_ids = np.where(tokens["token_ids"] > 4, letters, tokens["token_ids"]).astype("int32")
+    return healthy_model(backbone=large_vocabulary()), changed(tokens, labels, token_ids=token_ids)
 
 
 def cut_to_four_tokens():
@@ -232,6 +246,14 @@ def rate_of_zero():
 
 def gradients_added_up_for_longer_than_an_epoch():
     return healthy_model(keras.optimizers.AdamW(RATE, gradient_accumulation_steps=17)), dataset(*healthy_rows())
+
+
+def layer_norm_over_one_logit():
+    def head(features):
+        logit = keras.layers.LayerNormalization()(keras.layers.Dense(1)(features))
+        return keras.layers.Activation("sigmoid")(logit)
+
+    return headed(head, "binary_crossentropy"), dataset(*healthy_rows())
 
 
 def encoder_in_a_lambda():
@@ -448,8 +470,13 @@ SICK = {
     "labels-not-shuffled": [sorted_rows],
     "texts-empty-or-constant": [the_same_text],
     "input-order-wrong": [mask_as_tokens],
-    "padding-mask-wrong": [mask_turned_round, mask_of_ones, mask_to_be_added],
-    "tokenizer-mismatch": [unknown_words, words_of_another_vocabulary, words_counted_by_another_layer],
+    "padding-mask-wrong": [mask_turned_round, mask_of_ones, mask_of_bools_turned_round, mask_to_be_added],
+    "tokenizer-mismatch": [
+        unknown_words,
+        words_of_another_vocabulary,
+        words_counted_by_another_layer,
+        letters_for_words,
+    ],
     "texts-truncated": [cut_to_four_tokens],
     "class-imbalance": [rare_positives],
     "labels-unrelated": [labels_of_other_texts],
@@ -459,7 +486,12 @@ SICK = {
     "half-precision-overflow": [float16_without_scaling],
     "weights-not-loaded": [random_bert],
     "stale-compile": [unfrozen_after_fit],
-    "nothing-trains": [everything_frozen, rate_of_zero, gradients_added_up_for_longer_than_an_epoch],
+    "nothing-trains": [
+        everything_frozen,
+        rate_of_zero,
+        gradients_added_up_for_longer_than_an_epoch,
+        layer_norm_over_one_logit,
+    ],
     "backbone-frozen": [frozen_under_a_slow_head, encoder_in_a_lambda],
     "dropout-too-strong": [dropout_of_90_percent],
     "label-shape-broadcast": [loss_that_broadcasts, training_step_that_broadcasts],
@@ -499,6 +531,7 @@ def test_every_remedy_belongs_to_a_rule():
         ((0.52, 0.70), (0.51, 0.70), "suspected"),
         ((1.00, 0.01), (1.00, 0.11), "suspected"),  # better with it, and well enough without
         ((0.69, 0.70), (0.97, 0.78), "suspected"),  # a lower loss, and a far worse ranking
+        ((0.50, 38.9), (0.80, 0.65), "refuted"),  # the remedy does harm
     ],
 )
 def test_trial_refutes_only_what_trains_without_the_remedy(treated, control, status):
@@ -595,6 +628,11 @@ def frozen_with_a_fast_head():
     return healthy_model(keras.optimizers.AdamW(1e-2), backbone=backbone), dataset(*healthy_rows())
 
 
+def schedule_in_steps_of_accumulated_gradients():
+    schedule = keras.optimizers.schedules.PolynomialDecay(RATE, 4, 0.0)
+    return healthy_model(keras.optimizers.AdamW(schedule, gradient_accumulation_steps=4)), dataset(*healthy_rows())
+
+
 def frozen_for_many_short_epochs():
     backbone = tiny()
     backbone.trainable = False
@@ -667,6 +705,7 @@ HEALTHY = [
     rate_of_1e_5_for_bert,
     frozen_with_a_fast_head,
     frozen_for_many_short_epochs,
+    schedule_in_steps_of_accumulated_gradients,
     lambda_without_layers,
     arrays_sorted_by_label,
     generator_made_anew,

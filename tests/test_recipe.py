@@ -16,6 +16,7 @@ import tensorflow as tf
 from conftest import running_eagerly
 
 from bertbin_tf import data, evaluation
+from bertbin_tf.models import load_backbone, load_preprocessor, save_preprocessor
 from bertbin_tf.optimizers import LayerwiseAdamW
 from bertbin_tf.recipe import Recipe, load_run, plan, prepare, train
 
@@ -328,7 +329,12 @@ def test_seed_alone_decides_and_not_what_is_drawn_while_reading(recipe, eager, m
 
 @pytest.mark.slow
 @pytest.mark.checkpoint
-def test_same_seed_gives_the_same_weights_of_the_real_model():
-    recipe = Recipe("vader/movies:train[:100]", epochs=1)
+def test_same_seed_gives_the_same_weights_of_a_layer_of_real_size(tmp_path):
+    """In two processes. `benchmarks/survival.py` does it with all of MiniLM."""
+    minilm = load_backbone("minilm")
+    backbone = minilm.__class__.from_config(minilm.get_config() | {"num_layers": 1})
+    backbone.save_to_preset(str(tmp_path))
+    save_preprocessor(load_preprocessor("minilm"), backbone, tmp_path)
+    recipe = Recipe("vader/movies:train[:100]", preset=str(tmp_path), epochs=1)
     first = hash_in_a_new_process(recipe)
     assert hash_in_a_new_process(recipe) == first

@@ -163,7 +163,7 @@ def find_tokens(x: Any) -> Tokens | None:
     """Returns the tokens among a model's inputs: by their names, or by their values where they have none."""
     named = {}
     for path, array in keras.tree.flatten_with_path(x):
-        if np.ndim(array) == 2 and np.issubdtype(np.asarray(array).dtype, np.number):
+        if np.ndim(array) == 2 and np.asarray(array).dtype.kind in "biuf":  # a mask may be bool
             named["/".join(map(str, path)).lower()] = np.asarray(array)
     mask = _named(named, "mask", "attention")
     segments = _named(named, "segment", "type")

@@ -6,6 +6,19 @@ import json
 import textwrap
 from typing import Any
 
+IMPORTS = {
+    "LayerwiseAdamW(": "from bertbin_tf.optimizers import LayerwiseAdamW",
+    "warmup_cosine(": "from bertbin_tf.optimizers import warmup_cosine",
+    "LogOdds(": "from bertbin_tf.initializers import LogOdds",
+    "load_preprocessor(": "from bertbin_tf.models import load_preprocessor",
+    "data.split(": "from bertbin_tf import data",
+}
+
+
+def with_imports(remedy: str) -> str:
+    """Returns lines of code with the imports that they need of this package."""
+    return "\n".join([line for name, line in IMPORTS.items() if name in remedy] + [remedy.strip()])
+
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
@@ -39,9 +52,14 @@ class Finding:
         """Whether a trial was made and proved nothing."""
         return self.status == "suspected" and bool(self.trial)
 
+    @property
+    def advice(self) -> str:
+        """The lines that mend it, with their imports."""
+        return with_imports(self.remedy)
+
     def __str__(self):
         parts = [textwrap.fill(text, 100) for text in (self.evidence, self.trial) if text]
-        return f"{self.code} ({self.status})\n" + textwrap.indent("\n\n".join([*parts, self.remedy.strip()]), "    ")
+        return f"{self.code} ({self.status})\n" + textwrap.indent("\n\n".join([*parts, self.advice]), "    ")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +123,13 @@ class Diagnosis:
         standing = [finding.code for finding in self.findings if finding.stands]
         return standing[0] if standing else "unexplained" if self.symptoms else "healthy"
 
+    @property
+    def verdict(self) -> str:
+        """`cause`, and that a healthy model was not examined as a whole where that is so."""
+        return (
+            f"{self.cause}, as far as it could be examined" if self.cause == "healthy" and self.unread else self.cause
+        )
+
     def treat(self, epochs: int = 1) -> Treated:
         """Applies the remedies that a program can apply, lists each change, and compiles the model anew.
 
@@ -129,7 +154,7 @@ class Diagnosis:
         return json.dumps(content | {"seconds": self.seconds}, indent=2) + "\n"
 
     def __str__(self):
-        parts = [f"Verdict: {self.cause}  ({self.seconds:.0f} s)", *map(str, self.findings)]
+        parts = [f"Verdict: {self.verdict}  ({self.seconds:.0f} s)", *map(str, self.findings)]
         for title, lines in (("Symptoms", self.symptoms), ("Not examined", self.unread)):
             if lines:
                 parts.append("\n".join([f"{title}:", *(f"    {line}" for line in lines)]))
@@ -139,8 +164,8 @@ class Diagnosis:
         cell = '<td style="text-align: left; vertical-align: top">'  # Jupyter sets cells to the right
         rows = "".join(
             f"<tr>{cell}<b>{html.escape(finding.code)}</b><br>{html.escape(finding.status)}</td>"
-            f"{cell}{html.escape(finding.evidence)}<br>{html.escape(finding.trial)}<pre>{html.escape(finding.remedy.strip())}</pre></td></tr>"
+            f"{cell}{html.escape(finding.evidence)}<br>{html.escape(finding.trial)}<pre>{html.escape(finding.advice)}</pre></td></tr>"
             for finding in self.findings
         )
         notes = "".join(f"<li>{html.escape(line)}</li>" for line in (*self.symptoms, *self.unread))
-        return f"<p>Verdict: <b>{html.escape(self.cause)}</b></p><table>{rows}</table><ul>{notes}</ul>"
+        return f"<p>Verdict: <b>{html.escape(self.verdict)}</b></p><table>{rows}</table><ul>{notes}</ul>"

@@ -62,6 +62,8 @@ def decay_less(regimen: Regimen) -> None:
 
 def let_train(regimen: Regimen) -> None:
     """A step after each batch, where none came before the end of an epoch; else all layers trained."""
+    if regimen.evidence.response.is_deaf:
+        raise Untreatable("what is behind the last dense layer must be taken out by hand")
     if regimen.evidence.steps.has_no_step:
         regimen.optimizer_config["gradient_accumulation_steps"] = None
         regimen.changes.append("optimizer: gradient_accumulation_steps=None")
@@ -124,6 +126,8 @@ def match_loss(regimen: Regimen) -> None:
         raise Untreatable("the loss in the model's own `train_step` must be mended by hand")
     if evidence.patient.logit_layer is not None and evidence.patient.logit_layer.units != 1:
         raise Untreatable("which loss fits two outputs depends on the shape of the labels")
+    if evidence.response.is_cross_entropy:
+        raise Untreatable("the loss is cross-entropy already; the activation before it must be changed by hand")
     from_logits = not evidence.answers.are_probabilities
     regimen.take_loss(
         keras.losses.BinaryCrossentropy(from_logits=from_logits), f"BinaryCrossentropy(from_logits={from_logits})"

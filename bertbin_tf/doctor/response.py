@@ -1,6 +1,7 @@
 """How answer, loss and gradient respond to a known logit: the test of everything behind the last dense layer."""
 
 import functools
+import math
 from typing import NamedTuple
 
 import keras
@@ -71,6 +72,31 @@ class Response:
     def labels_like(self, labels: np.ndarray) -> tf.Tensor:
         """Returns labels 0 and 1, int array of shape `(rows,)`, in the shape and dtype of the user's."""
         return _labels(self._first_rows(len(labels))[1], labels)
+
+    @property
+    def answer_at_zero(self) -> float:
+        """The model's last output at a logit of 0; NaN if it has no last dense layer."""
+        return self.replies[0.0, 0].answer if self.replies else math.nan
+
+    @property
+    def is_deaf(self) -> bool:
+        """Whether answer and loss are the same at all logits."""
+        replies = list((self.replies or {}).values())
+        return (
+            bool(replies) and np.ptp([said.answer for said in replies]) < 1e-6 and not any(r.gradient for r in replies)
+        )
+
+    @property
+    def is_cross_entropy(self) -> bool:
+        """Whether the loss is the binary cross-entropy of the answers, whatever these are."""
+        if not self.replies:
+            return False
+        medium = {key: reply for key, reply in self.replies.items() if abs(key[0]) <= 3}
+        return all(
+            0 <= reply.answer <= 1
+            and abs(reply.loss + np.log(max(reply.answer if label else 1 - reply.answer, 1e-7))) < 1e-3
+            for (_, label), reply in medium.items()
+        )
 
     @property
     def _answer(self):

@@ -73,8 +73,8 @@ class Steps:
 
     @functools.cached_property
     def num_steps(self) -> int:
-        """The steps of one epoch, as far as the data tell; 1,000 if they do not."""
-        return self._data.num_batches or 1000
+        """The optimizer's steps in one epoch, as far as the data tell; 1,000 if they do not."""
+        return max(1, self._data.num_batches // self.num_accumulated) if self._data.num_batches else 1000
 
     @property
     def highest_rate(self) -> float:

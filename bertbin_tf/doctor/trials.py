@@ -145,10 +145,10 @@ class Trials:
         if is_better and not has_learned and treated.auc > 0.5 + BETTER_AUC and treated.loss < 1.1 * entropy:
             status = "confirmed"
         # A control that does no better than the base rate has not trained either, and refutes nothing.
-        elif (
-            treated.auc > 0.5 + 2 * BETTER_AUC
+        elif control.loss < min(treated.loss, LEARNED_LOSS * entropy) and (
+            control.auc > treated.auc + BETTER_AUC  # the remedy does harm
+            or treated.auc > 0.5 + 2 * BETTER_AUC
             and control.auc > treated.auc - 0.02
-            and control.loss < min(treated.loss, LEARNED_LOSS * entropy)
         ):
             status = "refuted"
         trial = (

@@ -87,7 +87,7 @@ def loss_unsuited(evidence: Evidence) -> Proof | None:
     replies = evidence.response.replies
     if replies is None or any(rule(evidence) for rule in (single_unit_softmax, sigmoid_twice, label_shape_broadcast)):
         return None
-    if logits_taken_for_probabilities(evidence):
+    if logits_taken_for_probabilities(evidence) or evidence.response.is_deaf:
         return None
     # By cross-entropy and focal loss an answer of 3 that is wrong is pushed harder than one of 0, whatever weights the
     # loss has. A squared error behind a sigmoid has a third left there, and an absolute one less.
@@ -95,6 +95,14 @@ def loss_unsuited(evidence: Evidence) -> Proof | None:
     if replies[3.0, 0].gradient > 0.6 * wrong[0.0, 0] and -replies[-3.0, 1].gradient > 0.6 * wrong[0.0, 1]:
         return None
     weakest = min(wrong, key=wrong.__getitem__)
+    if evidence.response.is_cross_entropy:
+        low, middle, high = (replies[logit, 0].answer for logit in (-3.0, 0.0, 3.0))
+        return Proof(
+            f"the answer is {low:.2f} at a logit of -3, {middle:.2f} at 0 and {high:.2f} at 3, where a sigmoid gives "
+            f"0.05, 0.50 and 0.95, so that at {weakest[0]:.0f} hardly a gradient arrives. The loss is cross-entropy "
+            f"already: it is the activation of {evidence.patient.logit_layer.name}, or what is behind it",
+            HEAD,
+        )
     return Proof(
         f"at a logit of {weakest[0]:.0f} and a label of {weakest[1]} the gradient is {replies[weakest].gradient:.2g}, "
         f"where cross-entropy gives {1 / (1 + np.exp(-weakest[0])) - weakest[1]:.2f}",

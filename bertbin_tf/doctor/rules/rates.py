@@ -8,7 +8,6 @@ from bertbin_tf.doctor.rules.registry import Proof, rule
 from bertbin_tf.doctor.steps import TOO_FAST, TOO_SLOW
 
 ADAPTIVE = ("Adam", "AdamW", "Nadam", "Adamax", "Lamb", "Adafactor", "Lion", "LayerwiseAdamW", "RMSprop")
-SCHEDULE = "optimizer = keras.optimizers.AdamW(warmup_cosine({rate:.0e}, batches, epochs))"
 
 
 @rule
@@ -73,13 +72,13 @@ def schedule_ends_early(evidence: Evidence) -> Proof | None:
         last = list(steps.rates)[len(rates) - num_dead - 1]
         return Proof(
             f"the rate is all but 0 from step {last} on, of {steps.num_steps} in one epoch",
-            SCHEDULE.format(rate=rates.max()),
+            _scheduled(evidence, rates.max()),
         )
     if rates.max() < 0.2 * peak and rates.argmax() >= 0.9 * (len(rates) - 1):
         return Proof(
             f"the rate still rises when the epoch ends after {steps.num_steps} steps: it gets to {rates.max():.1e} of "
             f"{peak:.1e}",
-            SCHEDULE.format(rate=peak),
+            _scheduled(evidence, peak),
         )
     return None
 
@@ -98,7 +97,7 @@ def learning_rate_too_high(evidence: Evidence) -> Proof | None:
     return Proof(
         f"at {steps.highest_rate:.1e} the first step moves {len(fast)} of {len(moves)} encoder layers "
         f"by more than {TOO_FAST:.0e} of their weights, {worst:.1e} at most; near 2e-3 is healthy",
-        SCHEDULE.format(rate=steps.rate_for(epochs=1)),
+        _scheduled(evidence, steps.rate_for(epochs=1)),
     )
 
 
@@ -108,7 +107,7 @@ def learning_rate_too_low(evidence: Evidence) -> Proof | None:
     steps = evidence.steps
     if not steps.moves or not steps.highest_rate > 0 or not _is_adaptive(evidence):
         return None
-    if optimizer_unsuited(evidence):
+    if optimizer_unsuited(evidence) or evidence.response.is_deaf:
         return None
     fastest = max(move.relative_step for move in steps.moves.values())
     if not 0 < fastest < TOO_SLOW:  # where nothing moves the rate is not to blame
@@ -116,7 +115,7 @@ def learning_rate_too_low(evidence: Evidence) -> Proof | None:
     return Proof(
         f"at {steps.highest_rate:.1e} no layer moves by more than {fastest:.1e} of its weights in the first step; near "
         "2e-3 is healthy",
-        SCHEDULE.format(rate=steps.rate_for(epochs=1)),
+        _scheduled(evidence, steps.rate_for(epochs=1)),
     )
 
 
@@ -191,3 +190,10 @@ def batch_too_small(evidence: Evidence) -> Proof | None:
 def _is_adaptive(evidence):
     """Whether the optimizer is, or is made from, one whose step does not depend on the size of the gradient."""
     return any(cls.__name__ in ADAPTIVE for cls in type(evidence.patient.optimizer).__mro__)
+
+
+def _scheduled(evidence, rate):
+    """Returns the line that gives the user's optimizer a schedule."""
+    name = type(evidence.patient.optimizer).__name__
+    module = "keras.optimizers." if getattr(keras.optimizers, name, None) is type(evidence.patient.optimizer) else ""
+    return f"optimizer = {module}{name}(warmup_cosine({rate:.0e}, batches, epochs))"

@@ -14,7 +14,8 @@ RISKY = 1.5
 @rule
 def metric_misreads(evidence: Evidence) -> Proof | None:
     """A metric that says the same of right answers as of wrong ones: the model may well train, and nobody sees it."""
-    if any(rule(evidence) for rule in (single_unit_softmax, sigmoid_twice, logits_taken_for_probabilities)):
+    causes = single_unit_softmax, sigmoid_twice, logits_taken_for_probabilities
+    if evidence.response.is_deaf or any(rule(evidence) for rule in causes):
         return None  # then it is the answers that do not follow the logits
     misread = {name: score for name, score in evidence.scores.by_metric.items() if score.right - score.wrong < 0.5}
     if not misread:

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 
 from bertbin_tf.doctor.evidence import Evidence
+from bertbin_tf.doctor.rules.head import HEAD, single_unit_softmax
 from bertbin_tf.doctor.rules.registry import Proof, rule
 
 # A head that moves less than this in an epoch stays where it began: the kernel that a logistic regression finds on
@@ -88,7 +89,7 @@ def stale_compile(evidence: Evidence) -> Proof | None:
 
 @rule
 def nothing_trains(evidence: Evidence) -> Proof | None:
-    """No weight changes: nothing is trainable, the rate is 0, or the optimizer waits for batches that do not come."""
+    """No weight changes: nothing is trainable, the rate is 0, no gradient arrives, or no step comes."""
     model = evidence.patient.model
     if not model.trainable_variables:
         return Proof(
@@ -99,6 +100,13 @@ def nothing_trains(evidence: Evidence) -> Proof | None:
         return Proof(
             "the learning rate is 0 at every step of the epoch",
             "optimizer = keras.optimizers.AdamW(warmup_cosine(1e-4, batches, epochs))",
+        )
+    if evidence.response.is_deaf and not single_unit_softmax(evidence):
+        behind = ", ".join(layer.name for layer in evidence.patient.layers_behind_logits) or "its activation"
+        return Proof(
+            f"the answer is {evidence.response.answer_at_zero:.2f} at logits from -20 to 20, and no gradient "
+            f"arrives: what is behind the last dense layer ({behind}) lets nothing through",
+            f"{HEAD}  # and nothing behind it",
         )
     if evidence.steps.has_no_step:
         return Proof(
@@ -140,9 +148,13 @@ def dropout_too_strong(evidence: Evidence) -> Proof | None:
     if not strong:
         return None
     strongest = max(strong, key=lambda layer: layer.rate)
+    is_inside = strongest not in evidence.patient.model.layers
     return Proof(
-        f"{len(strong)} layers drop more than half of their inputs, {strongest.name} {strongest.rate:.0%}",
-        f"keras.layers.Dropout(0.1, name={strongest.name!r})",
+        f"{len(strong)} layer{'s drop' if len(strong) > 1 else ' drops'} more than half of the inputs, "
+        f"{strongest.name} {strongest.rate:.0%}",
+        "backbone = keras_nlp.models.Backbone.from_preset(preset, dropout=0.1)"
+        if is_inside
+        else f"keras.layers.Dropout(0.1, name={strongest.name!r})",
     )
 
 

@@ -1,0 +1,156 @@
+"""What can be wrong with tokens and their mask."""
+
+import collections
+
+import numpy as np
+import scipy.stats
+
+from bertbin_tf.doctor.evidence import Evidence
+from bertbin_tf.doctor.rules.registry import Proof, rule
+
+# Rank correlation of how often a word occurs and its id. MiniLM's vocabulary: -0.40 on film reviews, -0.48 on tweets;
+# 0.06 with its words in the order of the alphabet.
+UNORDERED, MIN_DISTINCT = -0.1, 1000
+MIN_TEXTS = 64
+# 1,600 film reviews of 32,000 tokens have 5,000 kinds of them, and spelled out fewer than 100.
+MANY_WORDS, FEW_KINDS = 5000, 100
+
+
+@rule
+def input_order_wrong(evidence: Evidence) -> Proof | None:
+    """Token ids, padding mask and segments have changed places: the embedding looks up a mask."""
+    tokens = evidence.train.tokens
+    if tokens is None or tokens.ids.shape[1] < 3 or tokens.ids.max() > 1:
+        return None
+    others = {"padding mask": tokens.mask, "segments": tokens.segments}
+    wrong = {name: int(array.max()) for name, array in others.items() if array is not None and array.max() > 1}
+    if not wrong:
+        return None
+    name, highest = next(iter(wrong.items()))
+    return Proof(
+        f"the token ids are 0 and 1 only, and the {name} goes up to {highest}",
+        "x = {'token_ids': token_ids, 'padding_mask': padding_mask, 'segment_ids': segment_ids}  # by name",
+    )
+
+
+@rule
+def texts_empty_or_constant(evidence: Evidence) -> Proof | None:
+    """Most rows are the same text, or none, so there is nothing to learn from."""
+    tokens = evidence.train.tokens
+    if tokens is None or len(tokens.ids) < 16:
+        return None
+    num_empty = int((tokens.lengths <= 2).sum())
+    (_, num_same), *_ = collections.Counter(tokens.keys).most_common(1)
+    num_rows = len(tokens.ids)
+    if max(num_empty, num_same) <= 0.5 * num_rows:
+        return None
+    return Proof(
+        f"of {num_rows:,} rows {num_empty:,} have no token but start and end, and {num_same:,} are one and the same",
+        "for x, y in dataset.take(1): print(tokenizer.detokenize(x['token_ids'][:5]))  # is this the right column?",
+    )
+
+
+@rule
+def padding_mask_wrong(evidence: Evidence) -> Proof | None:
+    """The padding mask does not say which tokens are padding: the model reads padding, or does not read the text."""
+    tokens = evidence.train.tokens
+    if tokens is None or tokens.mask is None or input_order_wrong(evidence):
+        return None
+    compute = f"x['padding_mask'] = x['token_ids'] != {tokens.padding}"
+    if set(np.unique(tokens.mask)) - {0, 1}:
+        if not evidence.answers.read_padding > 0.1:
+            return None
+        return Proof(
+            f"the mask goes from {tokens.mask.min():g} to {tokens.mask.max():g}, where 1 is a token and 0 is padding; "
+            f"other ids in the place of padding move what the head sees by {evidence.answers.read_padding:.0%} of its "
+            "spread over texts",
+            compute,
+        )
+    mask = tokens.mask.astype(bool)
+    num_hidden = int((~mask & ~tokens.is_padding).any(axis=1).sum())
+    num_read = int((mask & tokens.is_padding).any(axis=1).sum())
+    # A last token that is equal to the padding id is no fault.
+    if max(num_hidden, num_read) > 0.05 * len(mask):
+        return Proof(
+            f"of {len(mask):,} rows {num_hidden:,} hide tokens behind the mask, and {num_read:,} let padding through "
+            f"(id {tokens.padding} at the end of a row)",
+            compute,
+        )
+    if evidence.answers.padding_effect > 0.1:
+        return Proof(
+            f"eight more paddings, masked, move what the head sees by {evidence.answers.padding_effect:.0%} of its "
+            "spread over texts: the model does not heed its mask",
+            "features = backbone({'token_ids': ids, 'padding_mask': mask, 'segment_ids': segments})  # the mask too",
+        )
+    return None
+
+
+@rule
+def tokenizer_mismatch(evidence: Evidence) -> Proof | None:
+    """The tokens are not those of the encoder's vocabulary: most words are unknown to it, or are other words."""
+    tokens = evidence.train.tokens
+    if tokens is None or not tokens.lengths.sum():
+        return None
+    if evidence.patient.has_real_size and len(tokens.ids) >= MIN_TEXTS:
+        first, last = (_share_of_most_common(ids) for ids in (tokens.ids[:, 0], tokens.last))
+        if max(first, last) < 0.5:
+            return Proof(
+                f"no token begins more than {first:.0%} of the texts and none ends more than {last:.0%}: the encoder "
+                "was trained on texts between a start and an end token",
+                "preprocessor = load_preprocessor(preset)  # the preset that the encoder was loaded from",
+            )
+    inner = tokens.ids[~tokens.is_padding]
+    ends = set(tokens.ids[:, 0]) | {row[n - 1] for row, n in zip(tokens.ids, tokens.lengths, strict=True) if n}
+    is_special = np.isin(inner, list(ends)) if len(ends) <= 2 else np.zeros(len(inner), bool)
+    words = inner[~is_special]
+    if len(words) < 200:
+        return None
+    values, counts = np.unique(words, return_counts=True)
+    if len(words) >= MANY_WORDS and len(values) < FEW_KINDS and evidence.patient.has_real_size:
+        return Proof(
+            f"{len(words):,} tokens are of {len(values)} kinds only, where so many words have thousands: are they "
+            "letters, as of ' '.join(text)?",
+            "for x, y in dataset.take(1): print(tokenizer.detokenize(x['token_ids'][:5]))  # are these your texts?",
+        )
+    share, token = counts.max() / len(words), int(values[np.argmax(counts)])
+    vocabulary_size = evidence.patient.vocabulary_size
+    if vocabulary_size is not None and values[-1] >= vocabulary_size:
+        return Proof(
+            f"token id {values[-1]} is outside of the encoder's vocabulary of {vocabulary_size:,}",
+            "preprocessor = load_preprocessor(preset)  # the preset that the encoder was loaded from",
+        )
+    if len(values) >= MIN_DISTINCT and evidence.patient.has_real_size:
+        order = float(scipy.stats.spearmanr(counts, values).statistic)
+        if order > UNORDERED:
+            return Proof(
+                f"frequent words do not have low ids (rank correlation {order:.2f} over {len(values):,} words), as in "
+                "vocabularies of WordPiece and byte pairs, which are built from the most frequent down",
+                "preprocessor = load_preprocessor(preset)  # the preset that the encoder was loaded from",
+            )
+    if share < 0.25 or len(values) < 3:
+        return None
+    return Proof(
+        f"{share:.0%} of the words are the token {token}, as the unknown word is where text and vocabulary do not fit",
+        "preprocessor = load_preprocessor(preset)  # of the encoder's preset: it lowercases where the vocabulary does",
+    )
+
+
+@rule
+def texts_truncated(evidence: Evidence) -> Proof | None:
+    """Texts are cut so short that what decides the label is cut away."""
+    tokens = evidence.train.tokens
+    if tokens is None or len(tokens.ids) < 16 or tokenizer_mismatch(evidence):
+        return None
+    length = tokens.ids.shape[1]
+    is_fixed = len({batch.shape[1] for batch in evidence.train.token_batches}) == 1
+    share = float((tokens.lengths == length).mean())
+    if not is_fixed or share < 0.5 or length > 32 or len(set(tokens.lengths)) == 1 and length > 16:
+        return None
+    return Proof(
+        f"{share:.0%} of the texts fill all {length} tokens, so they were cut there",
+        f"preprocessor = load_preprocessor(preset, sequence_length={max(64, 4 * length)})",
+    )
+
+
+def _share_of_most_common(ids):
+    return np.unique(ids, return_counts=True)[1].max() / len(ids)
