@@ -37,7 +37,7 @@ RATES = (1e-7, 1e-1)  # near 1e-4 is right
 # %% [markdown]
 # ## The data
 #
-# Film reviews of less than 60 characters, because short texts make short steps; 28 batches of 16.
+# Film reviews of less than 60 characters, because short texts make short steps; some 24 batches of 16.
 
 # %%
 preprocessor = load_preprocessor("minilm", sequence_length=32)
