@@ -537,7 +537,7 @@ def test_every_remedy_belongs_to_a_rule():
 def test_trial_refutes_only_what_trains_without_the_remedy(treated, control, status):
     trials = object.__new__(Trials)
     trials._labels = np.array([0, 1])  # entropy 0.693
-    outcomes = (Outcome(*measured, {}, 1.0) for measured in (treated, control))
+    outcomes = (Outcome(*measured, 1.0) for measured in (treated, control))
     assert trials._judge(Finding("loss-unsuited", "", ""), *outcomes).status == status
 
 
@@ -547,7 +547,7 @@ def test_trial_refutes_only_what_trains_without_the_remedy(treated, control, sta
 @pytest.mark.filterwarnings("ignore")
 def test_sick_case_is_named(code, case, eager, monkeypatch):
     # Luck, as no tiny model has it.
-    outcomes = [Outcome(auc, 0.7, {}, 1.0) for auc in (0.9, 0.5, 0.8)]
+    outcomes = [Outcome(auc, 0.7, 1.0) for auc in (0.9, 0.5, 0.8)]
     monkeypatch.setattr("bertbin_tf.doctor.trials.Trials.try_seeds", lambda self: outcomes)
     diagnosis = diagnose(*case(), budget=1e-3)  # concluded, and nothing tried
     assert diagnosis.cause == code, str(diagnosis)

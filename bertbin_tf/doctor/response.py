@@ -148,12 +148,12 @@ class Response:
     def _step_of_head(self, labels):
         """What the model's own training step takes off the head's kernel where the optimizer is plain SGD."""
         model, kernel = self._patient.model, self._patient.logit_layer.kernel
-        x, y, _ = self._data.first
+        x, y, *weight = (part for part in self._data.first if part is not None)  # as the user's data have them
         before, optimizer = np.array(kernel), model.optimizer
         with put_back(model):
             model.optimizer = keras.optimizers.SGD(1.0)
             try:
-                model.train_step((x, _labels(y, labels)))
+                model.train_step((x, _labels(y, labels), *weight))
                 return np.array(kernel) - before
             finally:
                 model.optimizer = optimizer

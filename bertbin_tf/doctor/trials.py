@@ -37,13 +37,11 @@ class Outcome(NamedTuple):
     Args:
         auc: Float, the ROC AUC of the answers to rows that it was not trained on.
         loss: Float, their cross-entropy, in nats, whatever loss was trained with; infinite if it is not finite.
-        untreated: Dict from code to the reason why its remedy could not be applied.
         seconds: Float, how long it took.
     """
 
     auc: float
     loss: float
-    untreated: dict[str, str]
     seconds: float
 
 
@@ -81,12 +79,13 @@ class Trials:
             findings: As concluded, the most likely cause first.
         """
         codes = [finding.code for finding in findings if finding.code in REMEDIES]
-        if not self._sample.test or not set(codes) - set(UNTRIED):
+        to_be_tried = set(codes) - set(UNTRIED) - set(self._find_untreatable(codes))
+        if not self._sample.test or not to_be_tried:
             return findings
         treated = self._run(codes)
         if treated is None:
             return findings
-        tried = [self._try(finding, codes, treated) for finding in findings]
+        tried = [self._try(finding, codes, treated) if finding.code in to_be_tried else finding for finding in findings]
         return sorted(tried, key=lambda finding: finding.status == "refuted")
 
     def run(self, codes: list[str], seed: int | None = None) -> Outcome:
@@ -102,7 +101,7 @@ class Trials:
             regimen = Regimen(self._evidence, self._pretrained)
             try:
                 regimen.restore()
-                untreated = apply_remedies(regimen, codes)
+                apply_remedies(regimen, codes)
                 batches = self._sample.train
                 if seed is not None:
                     self._evidence.patient.draw_anew(seed)
@@ -110,13 +109,22 @@ class Trials:
                 auc, loss = self._train(regimen, batches)
             finally:
                 regimen.undo()
-        return Outcome(auc, loss, untreated, time.monotonic() - started)
+        return Outcome(auc, loss, time.monotonic() - started)
 
     def try_seeds(self) -> list[Outcome]:
         """Returns what becomes of the model as it is, under `NUM_SEEDS` seeds; fewer if the time does not allow it."""
         if not self._sample.test:
             return []
         return [outcome for seed in range(NUM_SEEDS) if (outcome := self._run([], seed)) is not None]
+
+    def _find_untreatable(self, codes):
+        """Returns by code why its remedy cannot be applied, before time is spent on training."""
+        with put_back(self._evidence.patient.model):
+            regimen = Regimen(self._evidence, self._pretrained)
+            try:
+                return apply_remedies(regimen, codes)
+            finally:
+                regimen.undo()
 
     def _run(self, codes, seed=None):
         """`run`, if the time allows."""
@@ -129,8 +137,6 @@ class Trials:
         return outcome
 
     def _try(self, finding, codes, treated):
-        if finding.code not in codes or finding.code in UNTRIED or finding.code in treated.untreated:
-            return finding
         # What is mended the same way is left out too, or its remedy would hide that this one is missing.
         control = self._run([code for code in codes if REMEDIES[code] is not REMEDIES[finding.code]])
         return finding if control is None else self._judge(finding, treated, control)

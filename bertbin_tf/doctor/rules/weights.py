@@ -101,18 +101,18 @@ def nothing_trains(evidence: Evidence) -> Proof | None:
             "the learning rate is 0 at every step of the epoch",
             "optimizer = keras.optimizers.AdamW(warmup_cosine(1e-4, batches, epochs))",
         )
+    if evidence.steps.has_no_step:
+        return Proof(
+            f"gradients of {evidence.steps.num_accumulated:,} batches are added up for one step, and an epoch has "
+            f"{evidence.train.num_batches:,}",
+            "optimizer = keras.optimizers.AdamW(5e-5)  # without gradient_accumulation_steps, or with 2 to 8",
+        )
     if evidence.response.is_deaf and not single_unit_softmax(evidence):
         behind = ", ".join(layer.name for layer in evidence.patient.layers_behind_logits) or "its activation"
         return Proof(
             f"the answer is {evidence.response.answer_at_zero:.2f} at logits from -20 to 20, and no gradient "
             f"arrives: what is behind the last dense layer ({behind}) lets nothing through",
             f"{HEAD}  # and nothing behind it",
-        )
-    if evidence.steps.has_no_step:
-        return Proof(
-            f"gradients of {evidence.steps.num_accumulated:,} batches are added up for one step, and an epoch has "
-            f"{evidence.train.num_batches:,}",
-            "optimizer = keras.optimizers.AdamW(5e-5)  # without gradient_accumulation_steps, or with 2 to 8",
         )
     return None
 
