@@ -30,7 +30,7 @@ class Steps:
 
     def __init__(self, patient: Patient, data: Batches):
         self._patient, self._data = patient, data
-        self._moved_shares = {}  # by layer, of its weights in the last step
+        self._reached_shares = {}  # by layer, of its weights by the last gradient
         self._reached_late = set()  # layers without a gradient in the first step
 
     @functools.cached_property
@@ -108,12 +108,12 @@ class Steps:
 
     @functools.cached_property
     def whole_encoder_moves(self) -> dict[str, LayerStatistics]:
-        """`encoder_moves` of the layers of which a step moves half at least.
+        """`encoder_moves` of the layers of which a gradient reaches half at least.
 
         Of an embedding a batch touches a few rows, and measured over all of them even a ruinous step is small.
         """
         moves = self.encoder_moves
-        return {layer: move for layer, move in moves.items() if self._moved_shares[layer] >= 0.5}
+        return {layer: move for layer, move in moves.items() if self._reached_shares[layer] >= 0.5}
 
     @functools.cached_property
     def held_by_epsilon(self) -> list[str]:
@@ -183,8 +183,9 @@ class Steps:
         for variable, old, gradient in zip(variables, before, gradients, strict=True):
             layers.setdefault(self._patient.layer_of(variable), []).append((old, variable.value - old, gradient))
         for layer, members in layers.items():
-            num_moved = sum(int(tf.math.count_nonzero(update)) for _, update, _ in members)
-            self._moved_shares[layer] = num_moved / sum(math.prod(old.shape) for old, _, _ in members)
+            # And not of the weights that moved: a step too small for float32 moves none.
+            num_reached = sum(int(tf.math.count_nonzero(gradient)) for _, _, gradient in members)
+            self._reached_shares[layer] = num_reached / sum(math.prod(old.shape) for old, _, _ in members)
         return {layer: self._measure(*zip(*members, strict=True)) for layer, members in layers.items()}
 
     def _gradients(self):
