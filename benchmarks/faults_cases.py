@@ -4,10 +4,11 @@ import dataclasses
 
 import faults_healthy as healthy
 import faults_of_data as of_data
+import faults_of_models as of_models
 import faults_of_training as of_training
 from faults_setup import BASES, Setup
 
-FAULTS = of_data.FAULTS | of_training.FAULTS
+FAULTS = of_data.FAULTS | of_models.FAULTS | of_training.FAULTS
 
 # What a fault is compared with, where that is not the base as it is.
 TWINS = {
@@ -23,14 +24,14 @@ PAIRS = [
     (of_training.adam_by_name, of_data.sorted_by_label),
     (of_training.adam_by_name, of_data.labels_1_and_2),
     (of_training.rate_of_1e_7, of_data.mask_inverted),
-    (of_training.rate_of_1e_2, of_training.sigmoid_layer_over_sigmoid),
-    (of_training.frozen_under_2e_5, of_data.cut_at_6_tokens),
+    (of_training.rate_of_1e_2, of_models.sigmoid_layer_over_sigmoid),
+    (of_models.frozen_under_2e_5, of_data.cut_at_6_tokens),
     (of_training.steps_counted_in_epochs, of_data.sorted_by_label),
-    (of_training.weights_not_loaded, of_training.adam_by_name),
-    (of_training.gradient_descent_at_5e_5, of_training.dropout_of_95_percent),
-    (of_training.squared_error, of_training.rate_of_1e_7),
+    (of_models.weights_not_loaded, of_training.adam_by_name),
+    (of_training.gradient_descent_at_5e_5, of_models.dropout_of_95_percent),
+    (of_models.squared_error, of_training.rate_of_1e_7),
     (of_training.clipped_at_1e_9, of_data.capitals_unknown_to_the_vocabulary),
-    (of_training.logits_without_from_logits, of_training.adam_by_name),
+    (of_models.logits_without_from_logits, of_training.adam_by_name),
     (of_data.validation_from_training_rows, of_training.rate_of_1e_2),
 ]
 

@@ -119,16 +119,15 @@ def mask_of_ones(setup):
 def words_by_text_vectorization(setup):
     vectorize = keras.layers.TextVectorization(max_tokens=30_000, output_sequence_length=setup.sequence_length)
 
-    adapted_to = []
+    def rows(texts, labels):
+        vectorize.adapt(texts)
+        return texts, labels
 
     def encode(texts):
-        if not adapted_to:  # the training texts, which come first
-            adapted_to.append(texts)
-            vectorize.adapt(list(texts))
         ids = np.asarray(vectorize(list(texts)), "int32")
         return {"token_ids": ids, "segment_ids": np.zeros_like(ids), "padding_mask": (ids > 0).astype("int32")}
 
-    setup.encode = encode
+    setup.rows, setup.encode = rows, encode
 
 
 def capitals_unknown_to_the_vocabulary(setup):

@@ -1,5 +1,6 @@
 """The proof: a short run with the remedies, and one without, from the same weights, on the same batches."""
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -97,18 +98,13 @@ class Trials:
                 user has them.
         """
         started = time.monotonic()
-        with put_back(self._evidence.patient.model):
-            regimen = Regimen(self._evidence, self._pretrained)
-            try:
-                regimen.restore()
-                apply_remedies(regimen, codes)
-                batches = self._sample.train
-                if seed is not None:
-                    self._evidence.patient.draw_anew(seed)
-                    batches = [batches[i] for i in np.random.default_rng(seed).permutation(len(batches))]
-                auc, loss = self._train(regimen, batches)
-            finally:
-                regimen.undo()
+        with self._restored() as regimen:
+            apply_remedies(regimen, codes)
+            batches = self._sample.train
+            if seed is not None:
+                self._evidence.patient.draw_anew(seed)
+                batches = [batches[i] for i in np.random.default_rng(seed).permutation(len(batches))]
+            auc, loss = self._train(regimen, batches)
         return Outcome(auc, loss, time.monotonic() - started)
 
     def try_seeds(self) -> list[Outcome]:
@@ -119,10 +115,17 @@ class Trials:
 
     def _find_untreatable(self, codes):
         """Returns by code why its remedy cannot be applied, before time is spent on training."""
+        with self._restored() as regimen:
+            return apply_remedies(regimen, codes)
+
+    @contextlib.contextmanager
+    def _restored(self):
+        """The user's regimen from the restored weights; afterwards all is as it was."""
         with put_back(self._evidence.patient.model):
             regimen = Regimen(self._evidence, self._pretrained)
             try:
-                return apply_remedies(regimen, codes)
+                regimen.restore()
+                yield regimen
             finally:
                 regimen.undo()
 

@@ -12,7 +12,8 @@ from bertbin_tf.doctor.rules.registry import Proof, rule
 # 0.06 with its words in the order of the alphabet.
 UNORDERED, MIN_DISTINCT = -0.1, 1000
 MIN_TEXTS = 64
-# 1,600 film reviews of 32,000 tokens have 5,000 kinds of them, and spelled out fewer than 100.
+PRESET_OF_THE_ENCODER = "preprocessor = load_preprocessor(preset)  # the preset that the encoder was loaded from"
+# 1,600 film reviews cut at 32 tokens: 35,743 words are of 6,261 kinds, and 47,299 letters of 49.
 MANY_WORDS, FEW_KINDS = 5000, 100
 
 
@@ -97,10 +98,10 @@ def tokenizer_mismatch(evidence: Evidence) -> Proof | None:
             return Proof(
                 f"no token begins more than {first:.0%} of the texts and none ends more than {last:.0%}: the encoder "
                 "was trained on texts between a start and an end token",
-                "preprocessor = load_preprocessor(preset)  # the preset that the encoder was loaded from",
+                PRESET_OF_THE_ENCODER,
             )
     inner = tokens.ids[~tokens.is_padding]
-    ends = set(tokens.ids[:, 0]) | {row[n - 1] for row, n in zip(tokens.ids, tokens.lengths, strict=True) if n}
+    ends = {*tokens.ids[:, 0], *tokens.last}
     is_special = np.isin(inner, list(ends)) if len(ends) <= 2 else np.zeros(len(inner), bool)
     words = inner[~is_special]
     if len(words) < 200:
@@ -117,7 +118,7 @@ def tokenizer_mismatch(evidence: Evidence) -> Proof | None:
     if vocabulary_size is not None and values[-1] >= vocabulary_size:
         return Proof(
             f"token id {values[-1]} is outside of the encoder's vocabulary of {vocabulary_size:,}",
-            "preprocessor = load_preprocessor(preset)  # the preset that the encoder was loaded from",
+            PRESET_OF_THE_ENCODER,
         )
     if len(values) >= MIN_DISTINCT and evidence.patient.has_real_size:
         order = float(scipy.stats.spearmanr(counts, values).statistic)
@@ -125,7 +126,7 @@ def tokenizer_mismatch(evidence: Evidence) -> Proof | None:
             return Proof(
                 f"frequent words do not have low ids (rank correlation {order:.2f} over {len(values):,} words), as in "
                 "vocabularies of WordPiece and byte pairs, which are built from the most frequent down",
-                "preprocessor = load_preprocessor(preset)  # the preset that the encoder was loaded from",
+                PRESET_OF_THE_ENCODER,
             )
     if share < 0.25 or len(values) < 3:
         return None
