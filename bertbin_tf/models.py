@@ -53,7 +53,8 @@ def binary_classifier(
             Defaults to `None`.
         dropout: Float in [0, 1), the share of features dropped in front of each dense layer. Defaults to `0.1`.
         pooling: `"pooled"` takes the pooler's tanh output (the first token's where the backbone has no pooler),
-            `"cls"` the first token's last hidden state, `"mean"` the mean over real tokens. Defaults to `"pooled"`.
+            `"cls"` the first token's last hidden state, `"mean"` the mean over real tokens; the last two freeze a
+            pooler, which nothing would train. Defaults to `"pooled"`.
         kernel_initializer: Initializer of the head's kernel. Keras' own default is `"glorot_uniform"`, which moves
             the first answers away from the base rate. Defaults to `"zeros"`.
         name: String. Defaults to `"binary_classifier"`.
@@ -102,9 +103,8 @@ def fit_head(
 ) -> None:
     """Fits the last dense layer to the features of the untouched model, by logistic regression.
 
-    Fine-tuning then begins with a head that knows what the pre-trained features say, instead of pulling them about
-    while the head is still of no use. It costs one forward pass over some rows. The first loss is then no longer the
-    entropy of the labels but below it.
+    Fine-tuning then begins with a head that knows what the pre-trained features say, instead of pulling them about. It
+    costs one forward pass over some rows, and the first loss is then below the entropy of the labels.
 
     Args:
         model: As `binary_classifier` returns it.
@@ -252,8 +252,7 @@ def check_preprocessor(model: keras.Model, preprocessor) -> None:
             f"{type(preprocessor).__name__} that returns {', '.join(sorted(tokens))}. Use the one that the model was "
             "trained with."
         )
-    # The longest text it can return, made of the last word of its vocabulary: what is too large fails here, and not on
-    # the server on a rainy day.
+    # The longest text it can return, of the last word of its vocabulary: what is too large fails here, not in use.
     length, num_words = preprocessor.sequence_length, preprocessor.tokenizer.vocabulary_size()
     longest = {"token_ids": [[num_words - 1] * length], "padding_mask": [[1] * length], "segment_ids": [[0] * length]}
     try:
@@ -278,9 +277,11 @@ def _pool(backbone, pooling):
         )
     sequence = backbone(backbone.input)
     sequence = sequence["sequence_output"] if isinstance(sequence, dict) else sequence
+    for layer in backbone.layers:
+        if layer.name == "pooled_dense":
+            layer.trainable = False  # nothing would train it, and Keras would warn of that
     if pooling == "mean":
-        mask = backbone.input["padding_mask"]
-        return keras.layers.GlobalAveragePooling1D(name="mean_pooling")(sequence, mask=mask)
+        return keras.layers.GlobalAveragePooling1D(name="mean_pooling")(sequence, mask=backbone.input["padding_mask"])
     return sequence[:, 0, :]
 
 

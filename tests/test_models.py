@@ -54,6 +54,14 @@ def test_every_backbone_builds_trains_saves_and_ignores_padding(backbone, poolin
     np.testing.assert_array_equal(keras.models.load_model(tmp_path / "model.keras")(batch), answer)
 
 
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_fit_does_not_warn_of_weights_that_nothing_trains(tiny_backbone, pooling, recwarn):
+    model = binary_classifier(tiny_backbone, pooling=pooling)
+    model.compile("adam", "binary_crossentropy")
+    model.fit(tokens(), np.array([0, 1, 0, 1]), verbose=0)
+    assert not [str(warning.message) for warning in recwarn if "Gradients do not exist" in str(warning.message)]
+
+
 def test_mean_pooling_is_the_mean_over_real_tokens(tiny_backbone):
     batch = tokens()
     model = binary_classifier(tiny_backbone, pooling="mean")

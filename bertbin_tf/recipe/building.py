@@ -43,9 +43,6 @@ def build_model(recipe: Recipe, backbone: keras.Model, base_rate: float, num_ste
         base_rate: Float in (0, 1), of the training labels.
         num_steps: Int, the optimizer steps of the whole training, over which the schedule runs.
     """
-    if recipe.pooling != "pooled":
-        for pooler in _poolers(backbone):
-            pooler.trainable = False  # nothing would train it, and Keras would warn of that
     if recipe.head_init == "keras":
         head: dict[str, Any] = {"kernel_initializer": "glorot_uniform"}
     else:
@@ -76,7 +73,7 @@ def build_callbacks(
         output_dir: Folder of the run, for TensorBoard's logs, or `None`.
     """
     callbacks = []
-    if recipe.pooling == "pooled" and _poolers(backbone):
+    if recipe.pooling == "pooled" and any(layer.name == "pooled_dense" for layer in backbone.layers):
         callbacks.append(SaturationMonitor(batch))
     if recipe.optimizer == "controlled":
         callbacks.append(
@@ -107,7 +104,3 @@ def _build_optimizer(recipe, model, num_steps):
     if recipe.optimizer == "controlled":
         bounds = dict.fromkeys(distance_from_head(model), BAND[1]) | dict.fromkeys(head_layers(model), HEAD_BAND[1])
     return LayerwiseAdamW(rate, multipliers, global_clipnorm=CLIP_NORM, max_relative_step=bounds)
-
-
-def _poolers(backbone):
-    return [layer for layer in backbone.layers if layer.name == "pooled_dense"]
