@@ -17,7 +17,7 @@ class LogOdds(keras.initializers.Initializer):
         probability: Float in (0, 1), the share of positive labels in the training data.
 
     Raises:
-        ValueError: If `probability` is not strictly between 0 and 1.
+        ValueError: If `probability` is no number strictly between 0 and 1.
 
     Example:
     >>> head = keras.layers.Dense(1, "sigmoid", bias_initializer=LogOdds(0.08))
@@ -26,9 +26,9 @@ class LogOdds(keras.initializers.Initializer):
     """
 
     def __init__(self, probability):
-        if not 0 < probability < 1:
+        if isinstance(probability, str) or not 0 < probability < 1:
             raise ValueError(
-                f"`probability` must be between 0 and 1, both excluded. Received: probability={probability}. "
+                f"`probability` must be between 0 and 1, both excluded. Received: probability={probability!r}. "
                 "A base rate of 0 or 1 means that the training data has one class only."
             )
         self.probability = float(probability)

@@ -113,7 +113,7 @@ def fit_head(
         class_weight: Dict from label to weight, as for `fit`. Defaults to `None`.
 
     Raises:
-        ValueError: If the rows read are of one class only.
+        ValueError: If the labels of the rows read are not 0 and 1, both of them.
 
     Example:
     >>> fit_head(model, batches)
@@ -123,10 +123,10 @@ def fit_head(
     """
     logit = model.get_layer("logit")
     features, labels = _run_once(keras.Model(model.input, logit.input), batches, num_rows)
-    if len(set(labels)) < 2:
+    if (found := np.unique(labels).tolist()) != [0, 1]:
         raise ValueError(
-            f"The head cannot be fitted to one class. The first {len(labels)} rows all have the label {labels[0]}: "
-            'shuffle them, take more rows, or start at the base rate (head_init="base_rate").'
+            f"The head is fitted to labels of 0 and 1. Those of the first {len(labels)} rows are {found}. "
+            'Where one class is missing, shuffle, take more rows, or start at the base rate (head_init="base_rate").'
         )
     regression = LogisticRegression(class_weight=class_weight, max_iter=1000)
     regression.fit(features, labels)

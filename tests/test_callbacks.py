@@ -47,6 +47,8 @@ def test_unknown_layer_is_refused_before_the_first_step(tiny_backbone, batch):
         fit(model, batch, SaturationMonitor(batch[0], layers=["pooler"]))
     with pytest.raises(ValueError, match="threshold=1"):
         SaturationMonitor(batch[0], threshold=1)
+    with pytest.raises(ValueError, match="dict of tokens, without labels. Received: a tuple"):
+        SaturationMonitor(batch)
     assert SaturationMonitor(batch[0], layers="pooled_dense").layers == ("pooled_dense",)
 
 

@@ -17,7 +17,7 @@ def test_config_shows_the_probability():
     assert keras.initializers.deserialize(config).probability == 0.08
 
 
-@pytest.mark.parametrize("probability", [0, 1, -0.1, 1.5, float("nan")])
+@pytest.mark.parametrize("probability", [0, 1, -0.1, 1.5, float("nan"), "0.3"])
 def test_probability_out_of_range_is_refused(probability):
-    with pytest.raises(ValueError, match=f"probability={probability}"):
+    with pytest.raises(ValueError, match=f"probability={probability!r}"):
         LogOdds(probability)

@@ -10,6 +10,7 @@ from bertbin_tf.models import binary_classifier
 from bertbin_tf.optimizers import (
     LayerwiseAdamW,
     distance_from_head,
+    few_steps_factor,
     head_layers,
     highest_rate,
     layer_table,
@@ -228,6 +229,17 @@ def test_inner_layer_can_be_named(tiny_backbone):
     assert optimizer.multipliers["transformer_layer_0"] == 1.0
 
 
+@pytest.mark.parametrize("run", [lambda step: step(), lambda step: tf.function(step)()], ids=["eager", "graph"])
+def test_steps_plain_variables_of_a_loop_of_ones_own(run):
+    body, head = tf.Variable([1.0, 2.0], name="body/kernel"), tf.Variable([[3.0]], name="head/kernel")
+    optimizer = LayerwiseAdamW(0.1, {"head": 0.0}, weight_decay=0.0)
+    run(lambda: optimizer.apply_gradients([(tf.ones(2), body), (tf.ones((1, 1)), head)]))
+    np.testing.assert_allclose(body, [0.9, 1.9], rtol=1e-6)  # Adam's first step is the rate
+    np.testing.assert_array_equal(head, [[3.0]])
+    assert optimizer.multipliers == {"body": 1.0, "head": 0.0}
+    assert optimizer.weight_rms()["head"] == 3.0
+
+
 def test_mixed_float16_wraps_it(tiny_backbone):
     optimizer = keras.optimizers.LossScaleOptimizer(LayerwiseAdamW(1e-2, {"body": 0.0}))
     model = two_layers(optimizer)
@@ -385,6 +397,7 @@ def test_measures_every_so_many_steps_when_compiled(compile_arguments):
         ({"max_relative_step": {"body": float("nan")}}, "body=nan"),
         ({"measure_every": 0}, "measure_every=0"),
         ({"measure_every": 2.0}, "measure_every=2.0"),
+        ({"measure_every": True}, "measure_every=True"),
     ],
 )
 def test_bad_bound_is_refused(arguments, message):
@@ -407,6 +420,11 @@ def test_head_is_what_pre_training_did_not_fill(tiny_backbone):
     pooler.kernel.assign(2 * pooler.kernel)
     assert head_layers(model) == ["hidden", "logit"]
     assert head_layers(flat) == ["out"]
+
+
+def test_few_steps_factor_of_no_steps_is_refused():
+    with pytest.raises(ValueError, match="num_steps=0"):
+        few_steps_factor(0)
 
 
 def test_schedule_takes_its_length_from_the_data():

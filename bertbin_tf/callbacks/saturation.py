@@ -21,7 +21,7 @@ class SaturationMonitor(keras.callbacks.Callback):
         threshold: Float in (0, 1); a unit is saturated where `abs(output) > threshold`. Defaults to `0.99`.
 
     Raises:
-        ValueError: If `threshold` is out of range or, when training starts, a layer does not exist or is not fed by the
+        ValueError: If `batch` is no dict, `threshold` is out of range or, when training starts, a layer does not exist or is not fed by the
             inputs of the model or of the backbone.
 
     Example:
@@ -37,6 +37,8 @@ class SaturationMonitor(keras.callbacks.Callback):
         super().__init__()
         if not 0 < threshold < 1:
             raise ValueError(f"`threshold` must be between 0 and 1, both excluded. Received: threshold={threshold}")
+        if not isinstance(batch, dict):
+            raise ValueError(f"`batch` must be a dict of tokens, without labels. Received: a {type(batch).__name__}")
         self.batch = batch
         self.layers = (layers,) if isinstance(layers, str) else tuple(layers)
         self.threshold = threshold

@@ -1,5 +1,7 @@
 """AdamW that steps every layer at its own rate, bounds its relative step, and measures what it does."""
 
+from numbers import Integral
+
 import keras
 import tensorflow as tf
 
@@ -68,14 +70,14 @@ class LayerwiseAdamW(keras.optimizers.AdamW):
         super().__init__(learning_rate=learning_rate, epsilon=epsilon, weight_decay=weight_decay, **kwargs)
         if not epsilon > 0:
             raise ValueError(f"`epsilon` must be greater than 0. Received: epsilon={epsilon}")
-        if isinstance(measure_every, bool) or not isinstance(measure_every, int) or measure_every < 1:
+        if isinstance(measure_every, bool) or not isinstance(measure_every, Integral) or measure_every < 1:
             raise ValueError(f"`measure_every` must be an integer >= 1. Received: measure_every={measure_every!r}")
         bounds = max_relative_step.items() if isinstance(max_relative_step, dict) else [("all", max_relative_step)]
         for layer, bound in bounds:
             if bound is not None and not 0 < bound < float("inf"):
                 raise ValueError(f"`max_relative_step` must be finite and greater than 0. Received: {layer}={bound}")
         self.max_relative_step = max_relative_step
-        self.measure_every = measure_every
+        self.measure_every = int(measure_every)
         self._initial_multipliers = {
             layer: _check_multiplier(layer, value) for layer, value in (multipliers or {}).items()
         }
@@ -144,7 +146,7 @@ class LayerwiseAdamW(keras.optimizers.AdamW):
         self._check_built()
         members = {layer: [] for layer in self._layers}
         for variable, layer in zip(self._trainable_variables, self._layer_indices, strict=True):
-            members[self._layers[layer]].append(variable.value)
+            members[self._layers[layer]].append(tf.convert_to_tensor(variable))
         return {
             layer: max(float(norm(variables)) / size**0.5, MIN_WEIGHT_RMS)
             for (layer, variables), size in zip(members.items(), self._sizes, strict=True)

@@ -6,6 +6,7 @@ from collections.abc import Collection
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from bertbin_tf.optimizers.statistics import MIN_WEIGHT_RMS
 
@@ -55,11 +56,12 @@ def head_layers(model: keras.Model) -> list[str]:
     return [name for name in dict.fromkeys(found) if name not in deeper]
 
 
-def layers_of(variables: list[keras.Variable], mentioned: Collection[str] = ()) -> list[str]:
+def layers_of(variables: list[keras.Variable | tf.Variable], mentioned: Collection[str] = ()) -> list[str]:
     """Returns the layer of each variable: the innermost part of its path that was mentioned, or the first own part."""
     if not variables:
         return []
-    owners = [variable.path.split("/")[:-1] or [variable.path] for variable in variables]
+    paths = [getattr(variable, "path", variable.name.split(":")[0]) for variable in variables]  # tf.Variable has none
+    owners = [path.split("/")[:-1] or [path] for path in paths]
     # A `Sequential` or subclassed model puts its own name in front of all its layers.
     prefix = os.path.commonprefix(owners)
     if all(owner == prefix for owner in owners):

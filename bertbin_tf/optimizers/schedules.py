@@ -85,10 +85,15 @@ def few_steps_factor(num_steps: int) -> float:
     Args:
         num_steps: Int >= 1, optimizer steps of the whole training.
 
+    Raises:
+        ValueError: If `num_steps` is less than 1.
+
     Example:
     >>> few_steps_factor(75)
     2.0
     """
+    if num_steps < 1:
+        raise ValueError(f"`num_steps` must be at least 1. Received: num_steps={num_steps}")
     return min(max(1.0, MANY_STEPS / num_steps), MOST_TIMES)
 
 
