@@ -21,8 +21,8 @@ class SaturationMonitor(keras.callbacks.Callback):
         threshold: Float in (0, 1); a unit is saturated where `abs(output) > threshold`. Defaults to `0.99`.
 
     Raises:
-        ValueError: If `batch` is no dict, `threshold` is out of range or, when training starts, a layer does not exist or is not fed by the
-            inputs of the model or of the backbone.
+        ValueError: If `batch` is no dict, `threshold` is out of range or, when training starts, a layer does not exist
+            or is not fed by the inputs of the model or of the backbone.
 
     Example:
     >>> tokens, labels = next(iter(batches))
