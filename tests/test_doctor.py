@@ -132,6 +132,33 @@ def mask_of_bools_turned_round():
     return healthy_model(), changed(tokens, labels, padding_mask=tokens["padding_mask"] == 0)
 
 
+class Flag(keras.layers.Layer):
+    """A mask from token ids, 1 where they equal `value`."""
+
+    def __init__(self, value, is_turned):
+        super().__init__()
+        self.value, self.is_turned = value, is_turned
+
+    def call(self, ids):
+        return tf.cast((ids == self.value) == self.is_turned, "int32")
+
+
+def masked_by_itself(is_turned):
+    """A model that takes token ids alone."""
+    keras.utils.set_random_seed(0)
+    backbone, ids = tiny(), keras.Input((16,), dtype="int32")
+    tokens = {"token_ids": ids, "padding_mask": Flag(0, is_turned)(ids), "segment_ids": keras.ops.zeros_like(ids)}
+    answers = keras.layers.Dense(1, activation="sigmoid")(backbone(tokens)["pooled_output"])
+    model = keras.Model(ids, answers)
+    model.compile(keras.optimizers.AdamW(RATE), "binary_crossentropy")
+    return model
+
+
+def mask_turned_round_by_a_layer():
+    tokens, labels = healthy_rows()
+    return masked_by_itself(is_turned=True), dataset(tokens["token_ids"], labels)
+
+
 def mask_to_be_added():
     """As transformers adds it to the scores."""
     tokens, labels = healthy_rows()
@@ -177,6 +204,15 @@ def cut_to_four_tokens():
     cut = {name: array[:, :4].copy() for name, array in tokens.items()}
     cut["token_ids"][:, 3] = 3
     return healthy_model(), dataset(cut, labels)
+
+
+def cut_behind_a_header():
+    """The first 38 of 40 tokens are those of a form that each text was written into."""
+    tokens, labels = healthy_rows(length=40)
+    header = np.random.default_rng(0).integers(20, 200, 38)
+    first, deciding = tokens["token_ids"][:, :1], tokens["token_ids"][:, 1:2]
+    ids = np.concatenate([first, np.tile(header, (len(labels), 1)), deciding], axis=1)
+    return healthy_model(), dataset({name: np.ones_like(ids) for name in tokens} | {"token_ids": ids}, labels)
 
 
 def rare_positives():
@@ -248,6 +284,35 @@ def gradients_added_up_for_longer_than_an_epoch():
     return healthy_model(keras.optimizers.AdamW(RATE, gradient_accumulation_steps=17)), dataset(*healthy_rows())
 
 
+class CountsBatches(keras.Model):
+    """Adds up the gradients of some batches, and steps after the last one of them."""
+
+    def __init__(self, *args, count, num_batches=2):
+        super().__init__(*args)
+        self.count, self.num_batches = count, num_batches
+        self.sums = [tf.Variable(tf.zeros_like(variable)) for variable in self.trainable_variables]
+
+    def train_step(self, data):
+        x, y = data
+        with tf.GradientTape() as tape:
+            loss = self.compute_loss(x, y, self(x, training=True))
+        for total, gradient in zip(self.sums, tape.gradient(loss, self.trainable_variables), strict=True):
+            total.assign_add(tf.convert_to_tensor(gradient))
+        self.count = self.count + 1 if isinstance(self.count, int) else self.count.assign_add(1)
+        if self.count % self.num_batches == 0:
+            self.optimizer.apply(self.sums, self.trainable_variables)
+            for total in self.sums:
+                total.assign(tf.zeros_like(total))
+        return {"loss": loss}
+
+
+def with_counter(count):
+    plain = healthy_model()
+    model = CountsBatches(plain.input, plain.output, count=count)
+    model.compile(keras.optimizers.AdamW(RATE), "binary_crossentropy")
+    return model
+
+
 def layer_norm_over_one_logit():
     def head(features):
         logit = keras.layers.LayerNormalization()(keras.layers.Dense(1)(features))
@@ -272,6 +337,15 @@ def frozen_under_a_slow_head():
 
 def dropout_of_90_percent():
     return healthy_model(dropout=0.9), dataset(*healthy_rows())
+
+
+def dropout_that_was_told_what_to_keep():
+    class Drop(keras.layers.Layer):
+        def call(self, x, training=False):
+            return tf.nn.dropout(x, 0.9) if training else x
+
+    head = keras.Sequential([Drop(), keras.layers.Dense(1, activation="sigmoid")])
+    return headed(head, "binary_crossentropy"), dataset(*healthy_rows())
 
 
 def loss_that_broadcasts():
@@ -391,6 +465,15 @@ def rate_far_too_high():
     return healthy_model(keras.optimizers.Adam(0.1)), dataset(*healthy_rows())
 
 
+def schedule_that_cannot_be_saved():
+    class Noam(keras.optimizers.schedules.LearningRateSchedule):
+        def __call__(self, step):
+            step = tf.cast(step, tf.float32) + 1
+            return 0.1 * tf.minimum(step**-0.5, step * 4**-1.5)
+
+    return healthy_model(keras.optimizers.Adam(Noam())), dataset(*healthy_rows())
+
+
 def rate_far_too_low():
     return healthy_model(keras.optimizers.Adam(1e-8)), dataset(*healthy_rows())
 
@@ -470,14 +553,20 @@ SICK = {
     "labels-not-shuffled": [sorted_rows],
     "texts-empty-or-constant": [the_same_text],
     "input-order-wrong": [mask_as_tokens],
-    "padding-mask-wrong": [mask_turned_round, mask_of_ones, mask_of_bools_turned_round, mask_to_be_added],
+    "padding-mask-wrong": [
+        mask_turned_round,
+        mask_of_ones,
+        mask_of_bools_turned_round,
+        mask_to_be_added,
+        mask_turned_round_by_a_layer,
+    ],
     "tokenizer-mismatch": [
         unknown_words,
         words_of_another_vocabulary,
         words_counted_by_another_layer,
         letters_for_words,
     ],
-    "texts-truncated": [cut_to_four_tokens],
+    "texts-truncated": [cut_to_four_tokens, cut_behind_a_header],
     "class-imbalance": [rare_positives],
     "labels-unrelated": [labels_of_other_texts],
     "leak-between-splits": [validation_texts_trained_on],
@@ -493,7 +582,7 @@ SICK = {
         layer_norm_over_one_logit,
     ],
     "backbone-frozen": [frozen_under_a_slow_head, encoder_in_a_lambda],
-    "dropout-too-strong": [dropout_of_90_percent],
+    "dropout-too-strong": [dropout_of_90_percent, dropout_that_was_told_what_to_keep],
     "label-shape-broadcast": [loss_that_broadcasts, training_step_that_broadcasts],
     "single-unit-softmax": [softmax_over_one_unit, softmax_over_the_texts],
     "sigmoid-twice": [two_sigmoids],
@@ -503,7 +592,7 @@ SICK = {
     "optimizer-unsuited": [gradient_descent, epsilon_above_the_gradients],
     "gradient-clipped-to-nothing": [clip_below_epsilon],
     "schedule-ends-early": [schedule_of_five_steps, schedule_that_never_rises],
-    "learning-rate-too-high": [rate_far_too_high],
+    "learning-rate-too-high": [rate_far_too_high, schedule_that_cannot_be_saved],
     "learning-rate-too-low": [rate_far_too_low],
     "one-rate-cannot-fit": [features_too_small_for_the_head, layers_of_other_sizes],
     "metric-misreads": [accuracy_of_equal_numbers, accuracy_of_logits, category_of_one_unit],
@@ -646,6 +735,11 @@ def lambda_without_layers():
     ), dataset(*healthy_rows())
 
 
+def mask_made_by_a_layer():
+    tokens, labels = healthy_rows()
+    return masked_by_itself(is_turned=False), dataset(tokens["token_ids"], labels)
+
+
 def arrays_sorted_by_label():
     tokens, labels = healthy_rows()
     order = np.argsort(labels)
@@ -707,6 +801,7 @@ HEALTHY = [
     frozen_for_many_short_epochs,
     schedule_in_steps_of_accumulated_gradients,
     lambda_without_layers,
+    mask_made_by_a_layer,
     arrays_sorted_by_label,
     generator_made_anew,
     batches_by_length,
@@ -1113,6 +1208,18 @@ def test_own_training_step_is_tried_and_what_it_changes_is_put_back(eager):
     assert model.optimizer is optimizer
     for old, new in zip(before, state_of(model), strict=True):
         np.testing.assert_array_equal(old, new)
+
+
+@pytest.mark.parametrize(
+    ("count", "cause"), [(lambda: 0, "nothing-trains"), (lambda: tf.Variable(0), "healthy")], ids=["python", "variable"]
+)
+def test_own_training_step_that_counts_is_compiled_and_its_counts_are_put_back(count, cause):
+    # Compiled, a count of Python's stays where it was when the step was traced.
+    model, rows = with_counter(count()), dataset(*healthy_rows())
+    diagnosis = diagnose(model, rows, budget=1e-3)
+    assert diagnosis.cause == cause, str(diagnosis)
+    assert int(model.count) == 0
+    assert not any(np.any(total) for total in model.sums)
 
 
 def test_gradients_are_added_up_no_longer_than_an_epoch_lasts(eager):

@@ -1,6 +1,7 @@
 """What the model answers before it is trained any further, and what its head gets to see."""
 
 import functools
+import inspect
 import math
 
 import keras
@@ -12,6 +13,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import cross_val_predict
 
 from bertbin_tf.doctor.batches import Batches, find_tokens, to_tensors
+from bertbin_tf.doctor.dropped import dropped_shares
 from bertbin_tf.doctor.patient import Patient
 
 NUM_FEATURE_ROWS = 512
@@ -100,6 +102,32 @@ class Answers:
     def penalty(self) -> float:
         """What regularisers add to the loss."""
         return float(sum(float(loss) for loss in self._patient.model.losses))
+
+    @functools.cached_property
+    def heeded_mask(self) -> np.ndarray | None:
+        """The padding mask that reaches the first transformer block, for the first batch; `None` if none is seen."""
+        blocks = [b for b in self._patient.backbone if "padding_mask" in inspect.signature(b.call).parameters]
+        if not blocks:
+            return None
+        block, seen, call = blocks[0], [], blocks[0].call
+
+        def watch(*args, padding_mask=None, **kwargs):
+            seen.append(padding_mask)
+            return call(*args, padding_mask=padding_mask, **kwargs)
+
+        block.call = watch
+        try:
+            self._patient.model(self._data.first[0], training=False)
+        finally:
+            block.call = call
+        return None if not seen or seen[0] is None else np.asarray(seen[0])
+
+    @functools.cached_property
+    def dropped_by_own_code(self) -> float:
+        """The largest share that is dropped in training, where a class that is not Keras' may do so; else 0."""
+        if not self._patient.has_own_code:
+            return 0.0
+        return max(dropped_shares(self._patient.model, self._data.first[0]), default=0.0)
 
     @functools.cached_property
     def features(self) -> tuple[np.ndarray, np.ndarray] | None:

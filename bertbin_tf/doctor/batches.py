@@ -1,5 +1,6 @@
 """The user's data as the model gets it: the first batches of the real iterator, and what is in them."""
 
+import collections
 import functools
 import itertools
 import time
@@ -139,6 +140,18 @@ class Tokens:
     def last(self) -> np.ndarray:
         """Int array of shape `(rows,)`: the last token of each row that is not padding."""
         return self.ids[np.arange(len(self.ids)), np.maximum(self.lengths, 1) - 1]
+
+    @functools.cached_property
+    def shared_share(self) -> float:
+        """The share of tokens in phrases of three that at least half of the texts have, of the first 256 rows."""
+        texts = [row[:length].tolist() for row, length in zip(self.ids[:256], self.lengths, strict=False)]
+        phrases = [list(zip(text, text[1:], text[2:], strict=False)) for text in texts]
+        counts = collections.Counter(phrase for text in phrases for phrase in set(text))
+        covered = [
+            len({i + k for i, phrase in enumerate(text) if 2 * counts[phrase] >= len(texts) for k in range(3)})
+            for text in phrases
+        ]
+        return sum(covered) / max(1, sum(map(len, texts)))
 
     @functools.cached_property
     def keys(self) -> list[bytes]:

@@ -6,17 +6,18 @@ import inspect
 import math
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from bertbin_tf.optimizers import layers_of
+from bertbin_tf.optimizers import layers_of, schedule_of
 
 # Half of the inputs is Srivastava et al.'s (2014) largest recommendation; BERT has 0.1.
 MAX_DROPOUT = 0.5
 MIN_PRETRAINED_WEIGHTS = 4_000_000  # BERT tiny has 4.4 million
+OF_KERAS = ("keras", "keras_nlp", "keras_hub", "bertbin_tf")
 
 
 class Patient:
@@ -62,6 +63,14 @@ class Patient:
                         if isinstance(value, keras.layers.Layer) and {id(weight) for weight in value.weights} - known:
                             found[layer.name] = value
         return found
+
+    @property
+    def has_own_code(self) -> bool:
+        """Whether the model, or a layer in it, is of a class that is not Keras', or a `Lambda`."""
+        return any(
+            isinstance(layer, keras.layers.Lambda) or type(layer).__module__.split(".")[0] not in OF_KERAS
+            for layer in (self.model, *self.all_layers)
+        )
 
     @property
     def has_own_step(self) -> bool:
@@ -146,6 +155,19 @@ class Patient:
         optimizer = self.model.optimizer
         return getattr(optimizer, "inner_optimizer", optimizer)
 
+    @property
+    def optimizer_config(self) -> dict:
+        """The arguments of `optimizer`, but for a schedule: one of the user's own may know no `get_config`."""
+        optimizer = self.optimizer
+        schedule = schedule_of(optimizer)
+        if schedule is None:
+            return optimizer.get_config()
+        optimizer._learning_rate = 0.0
+        try:
+            return optimizer.get_config()
+        finally:
+            optimizer._learning_rate = schedule
+
     def layer_of(self, variable: keras.Variable) -> str:
         """The name of the layer that a weight belongs to, as `LayerwiseAdamW` names it."""
         return self._names[id(variable)]
@@ -169,7 +191,8 @@ def put_back(model: keras.Model) -> Iterator[None]:
         model: The compiled model.
     """
     variables = _variables_of(model)
-    values = [tf.identity(variable.value) for variable in variables]
+    values = [tf.identity(variable) for variable in variables]
+    counters = {name: value for name, value in vars(model).items() if type(value) in (int, float)}
     trainable = [(layer, layer.trainable) for layer in [*model._flatten_layers(), *model.variables]]
     states = random.getstate(), np.random.get_state()
     with _global_seed(), _tensorflow_seed():
@@ -182,8 +205,32 @@ def put_back(model: keras.Model) -> Iterator[None]:
             for layer, was_trainable in trainable:
                 if layer.trainable != was_trainable:
                     layer.trainable = was_trainable
+            for name, value in counters.items():
+                if getattr(model, name) != value:
+                    setattr(model, name, value)
             random.setstate(states[0])
             np.random.set_state(states[1])
+
+
+@contextlib.contextmanager
+def with_optimizers(model: keras.Model, make: Callable) -> Iterator[None]:
+    """Has a model train with other optimizers for a while, and with a training function of its own for them.
+
+    Args:
+        model: The compiled model.
+        make: Function from an optimizer that the model holds, in whatever attribute, to the one in its place.
+    """
+    held = {name: value for name, value in vars(model).items() if isinstance(value, keras.optimizers.Optimizer)}
+    function, jit_compile = model.train_function, model.jit_compile
+    model.jit_compile = False  # which takes longer than the few steps
+    for name, optimizer in held.items():
+        setattr(model, name, make(optimizer))
+    try:
+        yield
+    finally:
+        model.train_function, model.jit_compile = function, jit_compile
+        for name, optimizer in held.items():
+            setattr(model, name, optimizer)
 
 
 def _variables_of(model):
@@ -192,7 +239,16 @@ def _variables_of(model):
     if model.optimizer is not None and model.optimizer.built:
         owners.append(model.optimizer.variables)
     owners.append([variable for metric in model.metrics for variable in metric.variables])
+    owners.append(_plain_variables(model))
     return list({id(variable): variable for some in owners for variable in some}.values())
+
+
+def _plain_variables(model):
+    """TensorFlow's variables that a model or its layers hold, also in lists or dicts: of them Keras knows nothing."""
+    held = [value for layer in model._flatten_layers() for value in vars(layer).values()]
+    members = [list(value.values()) if isinstance(value, dict) else value for value in held]
+    each = [one for some in members for one in (some if isinstance(some, (list, tuple)) else [some])]
+    return [one for one in each if isinstance(one, tf.Variable)]
 
 
 @contextlib.contextmanager

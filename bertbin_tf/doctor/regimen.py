@@ -39,7 +39,7 @@ class Regimen:
         self.evidence, self.pretrained, self.epochs = evidence, pretrained, epochs
         self.model = evidence.patient.model
         optimizer = evidence.patient.optimizer
-        self.optimizer_class, self.optimizer_config = type(optimizer), optimizer.get_config()
+        self.optimizer_class, self.optimizer_config = type(optimizer), evidence.patient.optimizer_config
         self.rates, self.peak = evidence.steps.rate_at, None
         self.loss, self.row_map, self.is_shuffled = None, [], False
         # Of an optimizer that was built for other weights only those are stepped that it knows.

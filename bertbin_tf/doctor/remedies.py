@@ -64,6 +64,8 @@ def let_train(regimen: Regimen) -> None:
     """A step after each batch, where none came before the end of an epoch; else all layers trained."""
     if regimen.evidence.response.is_deaf:
         raise Untreatable("what is behind the last dense layer must be taken out by hand")
+    if regimen.evidence.steps.num_own_in_vain:
+        raise Untreatable("the model's own `train_step` must be mended by hand")
     if regimen.evidence.steps.has_no_step:
         regimen.optimizer_config["gradient_accumulation_steps"] = None
         regimen.changes.append("optimizer: gradient_accumulation_steps=None")
@@ -95,6 +97,8 @@ def rebind(regimen: Regimen) -> None:
 
 def drop_less(regimen: Regimen) -> None:
     """BERT's own dropout, wherever more than half is dropped."""
+    if not regimen.evidence.patient.strong_dropouts:
+        raise Untreatable("the dropout in the model's own code must be lowered by hand")
     for layer in regimen.evidence.patient.strong_dropouts:
         regimen.set(layer, "rate", HEALTHY_DROPOUT)
 

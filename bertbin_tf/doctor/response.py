@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from bertbin_tf.doctor.answers import Answers, flat
 from bertbin_tf.doctor.batches import Batches
-from bertbin_tf.doctor.patient import Patient, put_back
+from bertbin_tf.doctor.patient import Patient, put_back, with_optimizers
 
 # So large that a sigmoid is 0 or 1, medium, and none.
 LOGITS = (-20.0, -3.0, 0.0, 3.0, 20.0)
@@ -149,14 +149,10 @@ class Response:
         """What the model's own training step takes off the head's kernel where the optimizer is plain SGD."""
         model, kernel = self._patient.model, self._patient.logit_layer.kernel
         x, y, *weight = (part for part in self._data.first if part is not None)  # as the user's data have them
-        before, optimizer = np.array(kernel), model.optimizer
-        with put_back(model):
-            model.optimizer = keras.optimizers.SGD(1.0)
-            try:
-                model.train_step((x, _labels(y, labels), *weight))
-                return np.array(kernel) - before
-            finally:
-                model.optimizer = optimizer
+        before = np.array(kernel)
+        with put_back(model), with_optimizers(model, lambda optimizer: keras.optimizers.SGD(1.0)):
+            model.train_step((x, _labels(y, labels), *weight))
+            return np.array(kernel) - before
 
     def _loss_of(self, answers, labels):
         """The compiled loss of answers 0.3 (for 0) and 0.9 (for 1) in the shape of the model's."""

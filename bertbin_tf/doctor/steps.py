@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from bertbin_tf.doctor.batches import Batches
-from bertbin_tf.doctor.patient import Patient
+from bertbin_tf.doctor.patient import Patient, put_back, with_optimizers
 from bertbin_tf.optimizers import LayerStatistics, few_steps_factor, sample_schedule, schedule_of
 from bertbin_tf.optimizers.statistics import MIN_WEIGHT_RMS
 
@@ -18,6 +18,7 @@ HEALTHY_STEP = 2e-3
 # In the first step at the highest rate. Film reviews, MiniLM, one seed: 5 points lost at 5e-3, 14 at 1e-2
 # (`benchmarks/robustness.py`); 1.7e-4 is the usual rate of 1e-5.
 TOO_FAST, TOO_SLOW = 6e-3, 6e-5
+MOST_ACCUMULATED = 64  # batches for one step
 
 
 class Steps:
@@ -155,6 +156,37 @@ class Steps:
         return self._data.num_batches is not None and self.num_accumulated > self._data.num_batches
 
     @functools.cached_property
+    def num_own_in_vain(self) -> int:
+        """How many steps of the model's own `train_step`, compiled as `fit` does it, change no weight; 0 if one does.
+
+        Tried is an epoch, of at most 64 steps: more gradients nobody adds up for one step.
+        """
+        model = self._patient.model
+        if not self._patient.has_own_step:
+            return 0
+        batch = tuple(part for part in self._data.first if part is not None)
+        few_rows = keras.tree.map_structure(lambda array: array[:4], batch)
+        batches = iter(tf.data.Dataset.from_tensors(few_rows).repeat())
+        num_steps = min(self._data.num_batches or MOST_ACCUMULATED, MOST_ACCUMULATED)
+        before = [np.array(variable) for variable in model.trainable_variables]
+
+        def has_moved():
+            return not all(map(np.array_equal, before, map(np.array, model.trainable_variables)))
+
+        with put_back(model), with_optimizers(model, self._copy):
+            model.train_step(few_rows)  # of which most need not be compiled
+            if has_moved():
+                return 0
+        with put_back(model), with_optimizers(model, self._copy):
+            model.make_train_function(force=True)
+            for step in range(1, num_steps + 1):
+                model.train_function(batches)
+                # Rarely looked at, for there are many weights.
+                if (step.bit_count() == 1 or step == num_steps) and has_moved():
+                    return 0
+        return num_steps
+
+    @functools.cached_property
     def peak_of_schedule(self) -> float:
         """The highest rate that the schedule has within a thousand epochs."""
         schedule = schedule_of(self._patient.optimizer)
@@ -197,11 +229,17 @@ class Steps:
         """The global norm of the gradient, before any clipping."""
         return _norm(self.gradients)
 
+    def _copy(self, optimizer):
+        """Returns a new optimizer like one that the model holds."""
+        if optimizer is self._patient.model.optimizer:
+            return self._fresh_optimizer({})
+        return type(optimizer).from_config(optimizer.get_config())
+
     def _fresh_optimizer(self, changes):
         """Returns a copy of the optimizer without state, decay and accumulation, which would hold the step back."""
         optimizer = self._patient.optimizer
         own = {"learning_rate": self.highest_rate, "weight_decay": 0.0, "gradient_accumulation_steps": None}
-        return type(optimizer).from_config(optimizer.get_config() | own | changes)
+        return type(optimizer).from_config(self._patient.optimizer_config | own | changes)
 
     def _measure(self, weights, updates, gradients):
         size = sum(math.prod(weight.shape) for weight in weights)

@@ -12,7 +12,7 @@ from bertbin_tf.doctor.finding import Finding, Treated
 from bertbin_tf.doctor.regimen import Regimen
 from bertbin_tf.doctor.remedies import OF_ROWS, REMEDIES, apply_remedies
 from bertbin_tf.doctor.rules import RULES
-from bertbin_tf.optimizers import warmup_cosine
+from bertbin_tf.optimizers import schedule_of, warmup_cosine
 
 # What a model was compiled with that no remedy is about.
 KEPT = ("loss_weights", "weighted_metrics", "run_eagerly", "steps_per_execution", "jit_compile")
@@ -58,11 +58,9 @@ class Treatment:
         train_data = _map_data(regimen, self.train_data, "training data", left)
         validation_data = self._mend_validation_data(codes, regimen.changes, left)
         model, optimizer = self.evidence.patient.model, self.evidence.patient.optimizer
-        rate = optimizer.get_config()["learning_rate"]
+        rate = schedule_of(optimizer) or float(keras.ops.convert_to_numpy(optimizer.learning_rate))
         if regimen.peak is not None:
             rate = warmup_cosine(regimen.peak, self.evidence.steps.num_steps * epochs)
-        elif isinstance(rate, dict):
-            rate = keras.optimizers.schedules.deserialize(rate)
         if regimen.loss is not None and type(model).compute_loss is not keras.Model.compute_loss:
             # A loss of the model's own would be asked, whatever it is compiled with.
             model.compute_loss = types.MethodType(keras.Model.compute_loss, model)

@@ -15,6 +15,8 @@ MIN_TEXTS = 64
 PRESET_OF_THE_ENCODER = "preprocessor = load_preprocessor(preset)  # the preset that the encoder was loaded from"
 # 1,600 film reviews cut at 32 tokens: 35,743 words are of 6,261 kinds, and 47,299 letters of 49.
 MANY_WORDS, FEW_KINDS = 5000, 100
+# Tokens that a text needs, and the share of phrases that most texts have: 0 in film reviews and tweets.
+SHORT, MUCH_SHARED = 32, 0.3
 
 
 @rule
@@ -55,8 +57,10 @@ def texts_empty_or_constant(evidence: Evidence) -> Proof | None:
 def padding_mask_wrong(evidence: Evidence) -> Proof | None:
     """The padding mask does not say which tokens are padding: the model reads padding, or does not read the text."""
     tokens = evidence.train.tokens
-    if tokens is None or tokens.mask is None or input_order_wrong(evidence):
+    if tokens is None or input_order_wrong(evidence):
         return None
+    if tokens.mask is None:
+        return _fault_of_own_mask(evidence)
     compute = f"x['padding_mask'] = x['token_ids'] != {tokens.padding}"
     if set(np.unique(tokens.mask)) - {0, 1}:
         if not evidence.answers.read_padding > 0.1:
@@ -67,16 +71,10 @@ def padding_mask_wrong(evidence: Evidence) -> Proof | None:
             "spread over texts",
             compute,
         )
-    mask = tokens.mask.astype(bool)
-    num_hidden = int((~mask & ~tokens.is_padding).any(axis=1).sum())
-    num_read = int((mask & tokens.is_padding).any(axis=1).sum())
-    # A last token that is equal to the padding id is no fault.
-    if max(num_hidden, num_read) > 0.05 * len(mask):
-        return Proof(
-            f"of {len(mask):,} rows {num_hidden:,} hide tokens behind the mask, and {num_read:,} let padding through "
-            f"(id {tokens.padding} at the end of a row)",
-            compute,
-        )
+    if fault := _fault_of(tokens.mask, tokens.is_padding):
+        return Proof(f"{fault} (id {tokens.padding} at the end of a row)", compute)
+    if fault := _fault_of_own_mask(evidence):
+        return fault
     if evidence.answers.padding_effect > 0.1:
         return Proof(
             f"eight more paddings, masked, move what the head sees by {evidence.answers.padding_effect:.0%} of its "
@@ -145,11 +143,43 @@ def texts_truncated(evidence: Evidence) -> Proof | None:
     length = tokens.ids.shape[1]
     is_fixed = len({batch.shape[1] for batch in evidence.train.token_batches}) == 1
     share = float((tokens.lengths == length).mean())
-    if not is_fixed or share < 0.5 or length > 32 or len(set(tokens.lengths)) == 1 and length > 16:
+    if not is_fixed or share < 0.5:
+        return None
+    if tokens.shared_share > MUCH_SHARED and (1 - tokens.shared_share) * length <= SHORT:
+        return Proof(
+            f"{share:.0%} of the texts fill all {length} tokens, so they were cut there, and {tokens.shared_share:.0%} "
+            "of what is left are phrases that most texts have, such as a header",
+            f"preprocessor = load_preprocessor(preset, sequence_length={max(64, 4 * length)})  # or without the header",
+        )
+    if length > SHORT or len(set(tokens.lengths)) == 1 and length > 16:
         return None
     return Proof(
         f"{share:.0%} of the texts fill all {length} tokens, so they were cut there",
         f"preprocessor = load_preprocessor(preset, sequence_length={max(64, 4 * length)})",
+    )
+
+
+def _fault_of(mask, is_padding):
+    """Returns what is wrong with a mask of 0 and 1, or nothing."""
+    num_hidden = int((~mask.astype(bool) & ~is_padding).any(axis=1).sum())
+    num_read = int((mask.astype(bool) & is_padding).any(axis=1).sum())
+    # A last token that is equal to the padding id is no fault.
+    if max(num_hidden, num_read) <= 0.05 * len(mask):
+        return None
+    return f"of {len(mask):,} rows {num_hidden:,} hide tokens behind the mask, and {num_read:,} let padding through"
+
+
+def _fault_of_own_mask(evidence):
+    """Returns what is wrong with the mask that the model makes of its inputs, or nothing."""
+    mask, width = evidence.answers.heeded_mask, evidence.train.token_batches[0].shape[1]
+    if mask is None or mask.shape[1:] != (width,):
+        return None
+    fault = _fault_of(mask, evidence.train.tokens.is_padding[: len(mask), :width])
+    if not fault:
+        return None
+    return Proof(
+        f"of the mask that reaches the encoder, which the model makes itself: {fault}",
+        f"mask = keras.ops.cast(keras.ops.not_equal(ids, {evidence.train.tokens.padding}), 'int32')  # 1 is a token",
     )
 
 

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 
 from bertbin_tf.doctor.evidence import Evidence
+from bertbin_tf.doctor.patient import MAX_DROPOUT
 from bertbin_tf.doctor.rules.head import HEAD, single_unit_softmax
 from bertbin_tf.doctor.rules.registry import Proof, rule
 
@@ -107,6 +108,12 @@ def nothing_trains(evidence: Evidence) -> Proof | None:
             f"{evidence.train.num_batches:,}",
             "optimizer = keras.optimizers.AdamW(5e-5)  # without gradient_accumulation_steps, or with 2 to 8",
         )
+    if evidence.steps.num_own_in_vain:
+        return Proof(
+            f"{evidence.steps.num_own_in_vain} steps of the model's own `train_step`, compiled as `fit` compiles it, "
+            "change no weight: what Python counts or decides in it happens once, when it is compiled",
+            "optimizer = keras.optimizers.AdamW(5e-5, gradient_accumulation_steps=4)  # instead of a `train_step`",
+        )
     if evidence.response.is_deaf and not single_unit_softmax(evidence):
         behind = ", ".join(layer.name for layer in evidence.patient.layers_behind_logits) or "its activation"
         return Proof(
@@ -146,7 +153,13 @@ def dropout_too_strong(evidence: Evidence) -> Proof | None:
     """So much is dropped that each step sees another model, and the signal drowns."""
     strong = evidence.patient.strong_dropouts
     if not strong:
-        return None
+        share = evidence.answers.dropped_by_own_code
+        if share <= MAX_DROPOUT:
+            return None
+        return Proof(
+            f"the model's own code drops {share:.0%} of something in training",
+            "features = tf.nn.dropout(features, rate=0.1)  # the share that is dropped, not the one that is kept",
+        )
     strongest = max(strong, key=lambda layer: layer.rate)
     is_inside = strongest not in evidence.patient.model.layers
     return Proof(
