@@ -48,11 +48,9 @@ class LDoG(keras.optimizers.Optimizer):
         self._squares = [self.add_variable((), name=f"squares_{i}") for i in range(len(variables))]
 
     def _copy(self, variable, name):
-        # By an initializer: `fit` builds inside a scope that forgets assignments.
-        value = keras.ops.convert_to_numpy(variable)
-        return self.add_variable(
-            variable.shape, initializer=lambda shape, dtype: keras.ops.convert_to_tensor(value, dtype), name=name
-        )
+        copy = self.add_variable_from_reference(variable, name)
+        copy.assign(variable)
+        return copy
 
     def apply(self, grads, trainable_variables=None):
         super().apply([tf.convert_to_tensor(gradient) for gradient in grads], trainable_variables)
@@ -66,7 +64,7 @@ class LDoG(keras.optimizers.Optimizer):
         self.assign_add(squares, tf.reduce_sum(tf.square(gradient)))
         self.assign_sub(variable, learning_rate * distance.value * tf.math.rsqrt(squares.value + 1e-8) * gradient)
         weight = 9.0 / (tf.cast(self.iterations, tf.float32) + 9.0)
-        self.assign_add(self._averages[index], weight * (variable.value - self._averages[index].value))
+        self.assign_add(self._averages[index], weight * (tf.convert_to_tensor(variable) - self._averages[index].value))
 
     def finalize_variable_values(self, var_list):
         for variable, average in zip(self._trainable_variables, self._averages, strict=True):
@@ -83,6 +81,12 @@ def strong_with_layer_decay(rate, num_steps, model):
     return LayerwiseAdamW(WarmupLinear(rate, num_steps), layerwise_decay(model, 0.9), global_clipnorm=CLIP_NORM)
 
 
+def l_dog(rate, num_steps, model):
+    optimizer = LDoG()
+    optimizer.build(model.trainable_variables)  # where weights have values: `fit` builds before they do
+    return optimizer
+
+
 OPTIMIZERS = {
     "adam": lambda rate, num_steps, model: keras.optimizers.Adam(rate),
     "strong": strong,
@@ -90,7 +94,7 @@ OPTIMIZERS = {
     "strong_with_layer_decay": strong_with_layer_decay,
     "lamb": lambda rate, num_steps, model: keras.optimizers.Lamb(WarmupLinear(rate, num_steps)),
     "adafactor": lambda rate, num_steps, model: keras.optimizers.Adafactor(WarmupLinear(rate, num_steps)),
-    "l_dog": lambda rate, num_steps, model: LDoG(),
+    "l_dog": l_dog,
 }
 
 
