@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 import scipy.sparse
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
 
 from bertbin_tf.doctor.answers import Answers, cross_validated_auc
 from bertbin_tf.doctor.batches import Batches
@@ -122,12 +124,31 @@ class Evidence:
     @functools.cached_property
     def origin_auc(self) -> float:
         """ROC AUC of the same on whether a text is one of validation: 0.5 where the two are of one kind."""
+        if self._bags_of_both is None:
+            return math.nan
+        origins = np.repeat([0.0, 1.0], [bags.shape[0] for bags in self._bags_of_both])
+        return cross_validated_auc(scipy.sparse.vstack(self._bags_of_both, format="csr"), origins)
+
+    @functools.cached_property
+    def transferred_auc(self) -> float:
+        """ROC AUC of the same on the labels, learned from the training texts, on the validation texts."""
+        if self._bags_of_both is None:
+            return math.nan
+        known, asked = self._bags_of_both
+        labels = self.train.labels[: known.shape[0]], self.validation.labels[: asked.shape[0]]  # type: ignore[union-attr]
+        if any(set(some) != {0, 1} for some in labels):
+            return math.nan
+        regression = LogisticRegression(max_iter=300).fit(known, labels[0])
+        return float(roc_auc_score(labels[1], regression.decision_function(asked)))
+
+    @functools.cached_property
+    def _bags_of_both(self):
+        """Of training and validation texts which tokens they have, or `None` if either has none."""
         both = [None if some is None else some.tokens for some in (self.train, self.validation)]
         if any(tokens is None for tokens in both):
-            return math.nan
+            return None
         width = 1 + max(int(tokens.ids.max()) for tokens in both)
-        bags = scipy.sparse.vstack([_bags(tokens, width) for tokens in both], format="csr")
-        return cross_validated_auc(bags, np.repeat([0.0, 1.0], [len(tokens.ids) for tokens in both]))
+        return [_bags(tokens, width) for tokens in both]
 
 
 def _bags(tokens, width=None):
