@@ -623,6 +623,14 @@ def test_every_remedy_belongs_to_a_rule():
     assert set(UNTRIED) <= set(REMEDIES) <= set(CODES)
 
 
+def test_trial_refutes_an_optimizer_under_which_texts_are_ranked_better():
+    trials = object.__new__(Trials)
+    trials._labels = np.array([0, 1])
+    treated, control = Outcome(0.77, 0.60, 1.0), Outcome(0.82, 0.75, 1.0)  # SGD with momentum
+    assert trials._judge(Finding("optimizer-unsuited", "", ""), treated, control).status == "refuted"
+    assert trials._judge(Finding("head-saturated", "", ""), treated, control).status == "confirmed"
+
+
 @pytest.mark.parametrize(
     ("treated", "control", "status"),
     [

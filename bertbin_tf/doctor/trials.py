@@ -150,8 +150,12 @@ class Trials:
         is_lower = treated.loss < LOWER_LOSS * control.loss and treated.auc > control.auc - BETTER_AUC
         is_better = treated.auc > control.auc + BETTER_AUC or is_lower
         status = "suspected"
+        # What ranks better than AdamW after so few steps is suited, however far its answers are from the base rate.
+        is_suited = finding.code == "optimizer-unsuited" and control.auc > treated.auc > 0.5 + 2 * BETTER_AUC
         has_learned = control.auc > treated.auc - BETTER_AUC and control.loss < LEARNED_LOSS * entropy
-        if is_better and not has_learned and treated.auc > 0.5 + BETTER_AUC and treated.loss < 1.1 * entropy:
+        if is_suited:
+            status = "refuted"
+        elif is_better and not has_learned and treated.auc > 0.5 + BETTER_AUC and treated.loss < 1.1 * entropy:
             status = "confirmed"
         # A control that does no better than the base rate has not trained either, and refutes nothing.
         elif control.loss < min(treated.loss, LEARNED_LOSS * entropy) and (
