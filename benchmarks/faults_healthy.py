@@ -4,6 +4,7 @@ import keras
 import keras_nlp
 import numpy as np
 import tensorflow as tf
+from faults_of_models import CountsBatches
 from faults_setup import NUM_ROWS, frozen, make_rare
 
 from bertbin_tf.initializers import LogOdds
@@ -176,6 +177,18 @@ def weights_by_row(setup):
     setup.batches = batches
 
 
+def momentum(setup):
+    """Gradient descent of a kind that trains: ROC AUC 0.87 after 200 steps of 8 film reviews."""
+    setup.batch_size = 8
+    setup.optimizer = lambda rate, num_steps: keras.optimizers.SGD(0.02, 0.9, nesterov=True, global_clipnorm=1.0)
+
+
+def batches_counted_by_a_variable(setup):
+    setup.batch_size = 8
+    setup.model = lambda *args: CountsBatches(*args, count=tf.Variable(0))
+    setup.optimizer = lambda rate, num_steps: keras.optimizers.AdamW(warmup_cosine(rate, num_steps // 4))
+
+
 HEALTHY = [
     as_it_is,
     rare_with_its_base_rate,
@@ -207,4 +220,6 @@ HEALTHY = [
     clipped_at_1,
     few_rows,
     weights_by_row,
+    momentum,
+    batches_counted_by_a_variable,
 ]

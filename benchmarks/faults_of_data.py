@@ -107,6 +107,14 @@ def mask_inverted(setup):
     setup.tokens = lambda tokens: tokens | {"padding_mask": 1 - tokens["padding_mask"]}
 
 
+def mask_inverted_in_the_model(setup):
+    def features(backbone):
+        inputs = backbone.input | {"padding_mask": 1 - backbone.input["padding_mask"]}
+        return backbone(inputs)["pooled_output"]
+
+    setup.features = features
+
+
 def mask_to_be_added(setup):
     setup.tokens = lambda tokens: tokens | {"padding_mask": (1 - tokens["padding_mask"]) * -10000}
 
@@ -211,6 +219,26 @@ def validation_in_another_language(setup):
     setup.validation_rows = validation
 
 
+def cut_behind_a_header(setup):
+    def texts(texts):
+        names = ["anna", "bob", "juliette", "rex"]
+        return [
+            f"this review was submitted by {names[i % 4]} on {1 + i % 28} / {1 + i % 12} and marked as helpful by "
+            f"{i % 50} of the readers of this site . the full text of the review follows : {text}"
+            for i, text in enumerate(texts)
+        ]
+
+    setup.texts = texts
+
+
+def validation_labels_turned_round(setup):
+    def rows(texts, labels):
+        texts, labels = some_rows(setup.dataset, "validation", NUM_VALIDATION)
+        return texts, 1 - labels
+
+    setup.validation_rows = rows
+
+
 FAULTS = {
     "data-exhausted": [generator_made_once, filter_that_keeps_nothing],
     "labels-out-of-range": [labels_1_and_2, labels_minus_1_and_1, labels_0_and_255, labels_with_missing_ones],
@@ -218,16 +246,20 @@ FAULTS = {
     "labels-not-shuffled": [sorted_by_label, positives_then_negatives, shuffle_buffer_too_small],
     "texts-empty-or-constant": [empty_texts, one_text_for_all, missing_texts_filled],
     "input-order-wrong": [tokens_and_mask_swapped, tokens_and_segments_swapped],
-    "padding-mask-wrong": [mask_inverted, mask_of_ones, mask_to_be_added],
+    "padding-mask-wrong": [mask_inverted, mask_of_ones, mask_to_be_added, mask_inverted_in_the_model],
     "tokenizer-mismatch": [
         capitals_unknown_to_the_vocabulary,
         vocabulary_of_few_words,
         vocabulary_of_another_model,
         words_by_text_vectorization,
     ],
-    "texts-truncated": [cut_at_6_tokens, cut_at_8_tokens],
+    "texts-truncated": [cut_at_6_tokens, cut_at_8_tokens, cut_behind_a_header],
     "class-imbalance": [rare_positives_2_percent, rare_positives_5_percent, rare_negatives_3_percent],
     "labels-unrelated": [permuted_labels, labels_slipped_by_one, random_labels],
     "leak-between-splits": [validation_from_training_rows, half_of_validation_from_training_rows],
-    "train-validation-mismatch": [validation_of_positives, validation_in_another_language],
+    "train-validation-mismatch": [
+        validation_of_positives,
+        validation_in_another_language,
+        validation_labels_turned_round,
+    ],
 }

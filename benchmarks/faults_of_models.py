@@ -84,6 +84,17 @@ def dropout_of_99_percent(setup):
     setup.dropout = 0.99
 
 
+class Drop(keras.layers.Layer):
+    """Dropout by `tf.nn.dropout`, which was told the share to keep, as that of TensorFlow 1 was."""
+
+    def call(self, x, training=False):
+        return tf.nn.dropout(x, 0.95) if training else x
+
+
+def dropout_that_was_told_what_to_keep(setup):
+    setup.features = lambda backbone: Drop()(backbone(backbone.input)["pooled_output"])
+
+
 # --- head and loss
 
 
@@ -114,6 +125,40 @@ class OwnStep(keras.Model):
         gradients = tape.gradient(loss, self.trainable_variables)
         self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
         return {"loss": loss}
+
+
+class CountsBatches(keras.Model):
+    """Adds up the gradients of four batches, which it counts, and steps after the last one of them."""
+
+    def __init__(self, *args, count=0):
+        super().__init__(*args)
+        self.count = count
+        self.sums = [tf.Variable(tf.zeros_like(variable)) for variable in self.trainable_variables]
+
+    def train_step(self, data):
+        x, y = data
+        with tf.GradientTape() as tape:
+            loss = self.compute_loss(x, y, self(x, training=True)) / 4
+        for total, gradient in zip(self.sums, tape.gradient(loss, self.trainable_variables), strict=True):
+            total.assign_add(tf.convert_to_tensor(gradient))
+        if isinstance(self.count, int):
+            self.count += 1
+            if self.count % 4 == 0:
+                self.step()
+        else:
+            self.count.assign_add(1)
+            tf.cond(self.count % 4 == 0, self.step, lambda: 0)
+        return {"loss": 4 * loss}
+
+    def step(self):
+        self.optimizer.apply([tf.convert_to_tensor(total) for total in self.sums], self.trainable_variables)
+        for total in self.sums:
+            total.assign(tf.zeros_like(total))
+        return 0
+
+
+def batches_counted_in_python(setup):
+    setup.model = CountsBatches  # compiled, the count stays where it was when the step was traced
 
 
 def training_step_that_broadcasts(setup):
@@ -188,9 +233,9 @@ FAULTS = {
     "half-precision-overflow": [float16_without_loss_scaling],
     "weights-not-loaded": [weights_not_loaded],
     "stale-compile": [unfrozen_without_compile],
-    "nothing-trains": [all_frozen, rate_of_zero, added_up_over_100_batches],
+    "nothing-trains": [all_frozen, rate_of_zero, added_up_over_100_batches, batches_counted_in_python],
     "backbone-frozen": [frozen_under_2e_5, frozen_under_5e_6, encoder_in_a_lambda],
-    "dropout-too-strong": [dropout_of_95_percent, dropout_of_99_percent],
+    "dropout-too-strong": [dropout_of_95_percent, dropout_of_99_percent, dropout_that_was_told_what_to_keep],
     "label-shape-broadcast": [loss_that_broadcasts, squared_loss_that_broadcasts, training_step_that_broadcasts],
     "single-unit-softmax": [softmax_over_one_unit, softmax_layer_over_one_unit, softmax_over_the_batch],
     "sigmoid-twice": [sigmoid_layer_over_sigmoid, from_logits_of_a_sigmoid_in_a_lambda],

@@ -1,6 +1,7 @@
 """Faults of rates, optimizer and metrics, each as a user would have written it; its name is the name of the case."""
 
 import keras
+import tensorflow as tf
 from encoders import lower_layers
 from faults_healthy import logits_with_from_logits, third_of_the_rows
 
@@ -125,11 +126,23 @@ def many_epochs_on_few_rows(setup):
     setup.compiled = lambda model, train: model.fit(train, epochs=15, verbose=0)
 
 
+class Noam(keras.optimizers.schedules.LearningRateSchedule):
+    """The schedule of Vaswani et al., 2017, section 5.3, as their tutorial has it: it cannot be saved."""
+
+    def __call__(self, step):
+        step = tf.cast(step, tf.float32) + 1
+        return 384**-0.5 * tf.minimum(step**-0.5, step * 100**-1.5)
+
+
+def schedule_of_another_model(setup):
+    setup.optimizer = lambda rate, num_steps: keras.optimizers.Adam(Noam(), beta_2=0.98, epsilon=1e-9)
+
+
 FAULTS = {
     "optimizer-unsuited": [gradient_descent_at_1e_3, gradient_descent_at_5e_5, adadelta, epsilon_of_1],
     "gradient-clipped-to-nothing": [clipped_at_1e_9, clipped_values_at_1e_10],
     "schedule-ends-early": [steps_counted_in_epochs, polynomial_decay_over_5_steps, warmup_of_10000_steps],
-    "learning-rate-too-high": [adam_by_name, rate_of_1e_2, rate_of_3e_3_with_warmup],
+    "learning-rate-too-high": [adam_by_name, rate_of_1e_2, rate_of_3e_3_with_warmup, schedule_of_another_model],
     "learning-rate-too-low": [rate_of_1e_7, rate_of_1e_6_with_warmup, rate_of_1e_9],
     "weight-decay-too-strong": [weight_decay_of_300, penalty_of_100],
     "batch-too-small": [one_row_a_step, two_rows_a_step_at_3e_4],

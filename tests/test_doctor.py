@@ -304,12 +304,20 @@ class CountsBatches(keras.Model):
             loss = self.compute_loss(x, y, self(x, training=True))
         for total, gradient in zip(self.sums, tape.gradient(loss, self.trainable_variables), strict=True):
             total.assign_add(tf.convert_to_tensor(gradient))
-        self.count = self.count + 1 if isinstance(self.count, int) else self.count.assign_add(1)
-        if self.count % self.num_batches == 0:
-            self.optimizer.apply(self.sums, self.trainable_variables)
-            for total in self.sums:
-                total.assign(tf.zeros_like(total))
+        if isinstance(self.count, int):
+            self.count += 1
+            if self.count % self.num_batches == 0:
+                self.step()
+        else:
+            self.count.assign_add(1)
+            tf.cond(self.count % self.num_batches == 0, self.step, lambda: 0)
         return {"loss": loss}
+
+    def step(self):
+        self.optimizer.apply([tf.convert_to_tensor(total) for total in self.sums], self.trainable_variables)
+        for total in self.sums:
+            total.assign(tf.zeros_like(total))
+        return 0
 
 
 def with_counter(count):
@@ -1236,6 +1244,8 @@ def test_own_training_step_is_tried_and_what_it_changes_is_put_back(eager):
 def test_own_training_step_that_counts_is_compiled_and_its_counts_are_put_back(count, cause):
     # Compiled, a count of Python's stays where it was when the step was traced.
     model, rows = with_counter(count()), dataset(*healthy_rows())
+    # Made for the steps of an epoch, half as many as it has batches.
+    model.compile(keras.optimizers.AdamW(warmup_cosine(RATE, 8)), "binary_crossentropy")
     diagnosis = diagnose(model, rows, budget=1e-3)
     assert diagnosis.cause == cause, str(diagnosis)
     assert int(model.count) == 0

@@ -64,7 +64,7 @@ def let_train(regimen: Regimen) -> None:
     """A step after each batch, where none came before the end of an epoch; else all layers trained."""
     if regimen.evidence.response.is_deaf:
         raise Untreatable("what is behind the last dense layer must be taken out by hand")
-    if regimen.evidence.steps.num_own_in_vain:
+    if regimen.evidence.steps.is_own_step_idle:
         raise Untreatable("the model's own `train_step` must be mended by hand")
     if regimen.evidence.steps.has_no_step:
         regimen.optimizer_config["gradient_accumulation_steps"] = None

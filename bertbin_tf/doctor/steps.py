@@ -1,5 +1,6 @@
 """What a step does: gradients, the rate in force, how far each layer moves."""
 
+import contextlib
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ HEALTHY_STEP = 2e-3
 # (`benchmarks/robustness.py`); 1.7e-4 is the usual rate of 1e-5.
 TOO_FAST, TOO_SLOW = 6e-3, 6e-5
 MOST_ACCUMULATED = 64  # batches for one step
+ANY_RATE = 1e-3  # at which a weight moves, or does not
 
 
 class Steps:
@@ -145,10 +147,20 @@ class Steps:
         moved = [move.update_norm / move.size**0.5 for name, move in self.moves.items() if name in names]
         return max(moved, default=0.0)
 
-    @property
+    @functools.cached_property
     def num_accumulated(self) -> int:
-        """The batches whose gradients the optimizer adds up for one step."""
-        return getattr(self._patient.optimizer, "gradient_accumulation_steps", None) or 1
+        """The batches whose gradients are added up for one step, by the optimizer or by a `train_step` of the model."""
+        by_the_model = 1
+        if self._patient.has_own_step:
+            with contextlib.suppress(Exception):  # it may take no such few rows
+                by_the_model = self.batches_per_own_step or 1
+        return by_the_model * (getattr(self._patient.optimizer, "gradient_accumulation_steps", None) or 1)
+
+    @property
+    def is_own_step_idle(self) -> bool:
+        """Whether the model's own `train_step` changes none of the weights that it could change."""
+        could = self._patient.has_own_step and self._patient.model.trainable_variables and self.highest_rate > 0
+        return bool(could) and not self.batches_per_own_step
 
     @property
     def has_no_step(self) -> bool:
@@ -156,35 +168,36 @@ class Steps:
         return self._data.num_batches is not None and self.num_accumulated > self._data.num_batches
 
     @functools.cached_property
-    def num_own_in_vain(self) -> int:
-        """How many steps of the model's own `train_step`, compiled as `fit` does it, change no weight; 0 if one does.
+    def batches_per_own_step(self) -> int:
+        """After how many batches the model's own `train_step`, compiled as `fit` does it, first changes a weight.
 
-        Tried is an epoch, of at most 64 steps: more gradients nobody adds up for one step.
+        0 if it does not within an epoch, of at most 64 batches: of more nobody adds up gradients for one step.
         """
         model = self._patient.model
-        if not self._patient.has_own_step:
-            return 0
-        batch = tuple(part for part in self._data.first if part is not None)
-        few_rows = keras.tree.map_structure(lambda array: array[:4], batch)
-        batches = iter(tf.data.Dataset.from_tensors(few_rows).repeat())
-        num_steps = min(self._data.num_batches or MOST_ACCUMULATED, MOST_ACCUMULATED)
+        first = tuple(part for part in self._data.first if part is not None)
+        few_rows = tf.data.Dataset.from_tensor_slices(first).batch(4).repeat()
         before = [np.array(variable) for variable in model.trainable_variables]
 
         def has_moved():
             return not all(map(np.array_equal, before, map(np.array, model.trainable_variables)))
 
         with put_back(model), with_optimizers(model, self._copy):
-            model.train_step(few_rows)  # of which most need not be compiled
+            model.train_step(next(iter(few_rows)))  # of which most need not be compiled
             if has_moved():
-                return 0
+                return 1
         with put_back(model), with_optimizers(model, self._copy):
             model.make_train_function(force=True)
+            batches, num_steps = iter(few_rows), self.num_own_tried
             for step in range(1, num_steps + 1):
                 model.train_function(batches)
-                # Rarely looked at, for there are many weights.
-                if (step.bit_count() == 1 or step == num_steps) and has_moved():
-                    return 0
-        return num_steps
+                if (model.optimizer.iterations.numpy() or step == num_steps) and has_moved():
+                    return step
+        return 0
+
+    @property
+    def num_own_tried(self) -> int:
+        """The batches after which `batches_per_own_step` gives up."""
+        return min(self._data.num_batches or MOST_ACCUMULATED, MOST_ACCUMULATED)
 
     @functools.cached_property
     def peak_of_schedule(self) -> float:
@@ -197,7 +210,7 @@ class Steps:
     def _first_step(self, **changes):
         variables = self._patient.model.trainable_variables
         start = [tf.identity(variable.value) for variable in variables]
-        optimizer = self._fresh_optimizer(changes)
+        optimizer = self._fresh_optimizer(self.highest_rate, **changes)
         optimizer.build(variables)
         moves = self._step(optimizer, variables, self.gradients)
         self._reached_late = {layer for layer, move in moves.items() if move.gradient_norm == 0}
@@ -232,13 +245,13 @@ class Steps:
     def _copy(self, optimizer):
         """Returns a new optimizer like one that the model holds."""
         if optimizer is self._patient.model.optimizer:
-            return self._fresh_optimizer({})
+            return self._fresh_optimizer(ANY_RATE)
         return type(optimizer).from_config(optimizer.get_config())
 
-    def _fresh_optimizer(self, changes):
+    def _fresh_optimizer(self, rate, **changes):
         """Returns a copy of the optimizer without state, decay and accumulation, which would hold the step back."""
         optimizer = self._patient.optimizer
-        own = {"learning_rate": self.highest_rate, "weight_decay": 0.0, "gradient_accumulation_steps": None}
+        own = {"learning_rate": rate, "weight_decay": 0.0, "gradient_accumulation_steps": None}
         return type(optimizer).from_config(self._patient.optimizer_config | own | changes)
 
     def _measure(self, weights, updates, gradients):

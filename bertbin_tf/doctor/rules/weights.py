@@ -108,9 +108,9 @@ def nothing_trains(evidence: Evidence) -> Proof | None:
             f"{evidence.train.num_batches:,}",
             "optimizer = keras.optimizers.AdamW(5e-5)  # without gradient_accumulation_steps, or with 2 to 8",
         )
-    if evidence.steps.num_own_in_vain:
+    if evidence.steps.is_own_step_idle:
         return Proof(
-            f"{evidence.steps.num_own_in_vain} steps of the model's own `train_step`, compiled as `fit` compiles it, "
+            f"{evidence.steps.num_own_tried} steps of the model's own `train_step`, compiled as `fit` compiles it, "
             "change no weight: what Python counts or decides in it happens once, when it is compiled",
             "optimizer = keras.optimizers.AdamW(5e-5, gradient_accumulation_steps=4)  # instead of a `train_step`",
         )
