@@ -116,6 +116,32 @@ def mask_as_tokens():
     return healthy_model(), changed(tokens, labels, **swapped)
 
 
+class Unpacks(keras.Model):
+    """Takes a tuple of ids, segments and mask."""
+
+    def __init__(self, backbone):
+        super().__init__()
+        self.backbone, self.head = backbone, keras.layers.Dense(1, activation="sigmoid")
+
+    def call(self, inputs, training=False):
+        ids, segments, mask = inputs
+        tokens = {"token_ids": ids, "segment_ids": segments, "padding_mask": mask}
+        return self.head(self.backbone(tokens, training=training)["pooled_output"])
+
+
+def unpacked(*names):
+    """The tokens in that order for a model that wants its own."""
+    keras.utils.set_random_seed(0)
+    model = Unpacks(tiny())
+    model.compile(keras.optimizers.AdamW(RATE), "binary_crossentropy")
+    tokens, labels = healthy_rows()
+    return model, dataset(tuple(tokens[name] for name in names), labels)
+
+
+def segments_unpacked_as_mask():
+    return unpacked("token_ids", "padding_mask", "segment_ids")
+
+
 def mask_turned_round():
     tokens, labels = healthy_rows()
     return healthy_model(), changed(tokens, labels, padding_mask=1 - tokens["padding_mask"])
@@ -568,7 +594,7 @@ SICK = {
     "one-class": [only_positives, weights_of_integer_division],
     "labels-not-shuffled": [sorted_rows],
     "texts-empty-or-constant": [the_same_text],
-    "input-order-wrong": [mask_as_tokens],
+    "input-order-wrong": [mask_as_tokens, segments_unpacked_as_mask],
     "padding-mask-wrong": [
         mask_turned_round,
         mask_of_ones,
@@ -763,6 +789,10 @@ def lambda_without_layers():
     ), dataset(*healthy_rows())
 
 
+def unpacked_in_order():
+    return unpacked("token_ids", "segment_ids", "padding_mask")
+
+
 def mask_made_by_a_layer():
     tokens, labels = healthy_rows()
     return masked_by_itself(is_turned=False), dataset(tokens["token_ids"], labels)
@@ -830,6 +860,7 @@ HEALTHY = [
     schedule_in_steps_of_accumulated_gradients,
     lambda_without_layers,
     mask_made_by_a_layer,
+    unpacked_in_order,
     arrays_sorted_by_label,
     generator_made_anew,
     batches_by_length,
@@ -1250,6 +1281,14 @@ def test_own_training_step_that_counts_is_compiled_and_its_counts_are_put_back(c
     assert diagnosis.cause == cause, str(diagnosis)
     assert int(model.count) == 0
     assert not any(np.any(total) for total in model.sums)
+
+
+def test_fit_that_fails_is_told_beside_what_was_found():
+    model = healthy_model(keras.optimizers.AdamW(0.0))
+    model.compile(keras.optimizers.AdamW(0.0), "binary_crossentropy", ["accuracy"])  # the third one is `loss_weights`
+    diagnosis = diagnose(model, dataset(*healthy_rows()), budget=1e-3)
+    assert diagnosis.cause == "nothing-trains"
+    assert "`fit` cannot take the first batch" in " ".join(diagnosis.symptoms)
 
 
 def test_gradients_are_added_up_no_longer_than_an_epoch_lasts(eager):

@@ -192,7 +192,9 @@ def find_tokens(x: Any) -> Tokens | None:
     if ids is None:
         ids = max(alike.values(), key=np.max, default=None)
         binary = [array for array in alike.values() if array is not ids and set(np.unique(array)) <= {0, 1}]
-        mask = binary[0] if mask is None and binary else mask
+        # That which is 1 at most tokens is the mask.
+        binary.sort(key=lambda array: float(((array != 0) == (ids != 0)).mean()), reverse=True)
+        mask, segments = (*binary, None, None)[:2] if mask is None else (mask, segments)
     return None if ids is None else Tokens(ids.astype("int64"), mask, segments)
 
 

@@ -12,7 +12,7 @@ from bertbin_tf.doctor.evidence import Evidence
 from bertbin_tf.doctor.finding import Diagnosis, Finding
 from bertbin_tf.doctor.patient import Patient, put_back
 from bertbin_tf.doctor.rules import RULES
-from bertbin_tf.doctor.symptoms import symptoms_of
+from bertbin_tf.doctor.symptoms import failure_of, symptoms_of
 from bertbin_tf.doctor.treatment import Treatment
 from bertbin_tf.doctor.trials import Trials
 
@@ -89,7 +89,10 @@ def diagnose(
                     unread.append(f"trials: not all could be made within the budget of {budget:g} s")
             except Exception as error:  # a strange model must not cost the findings
                 failed.setdefault(_line(error), []).append("no cure could be tried")
-        symptoms = () if any(finding.stands for finding in findings) else symptoms_of(evidence)
+        if any(finding.stands for finding in findings):  # which explain all but a `fit` that fails
+            symptoms = tuple(filter(None, [failure_of(evidence)]))
+        else:
+            symptoms = symptoms_of(evidence)
     unread += [f"{', '.join(codes)}: {reason}" for reason, codes in failed.items()]
     treatment = Treatment(evidence, train_data, validation_data, pretrained)
     return Diagnosis(tuple(findings), symptoms, tuple(unread), time.monotonic() - started, treatment)

@@ -12,7 +12,7 @@ SAME_ANSWER, SAME_FEATURES = 0.005, 0.01
 
 def symptoms_of(evidence: Evidence) -> tuple[str, ...]:
     """Returns why `fit` cannot take the data, or what a model shows that was trained and has not learned."""
-    if failure := _failure(evidence):
+    if failure := failure_of(evidence):
         return (failure,)
     optimizer, answers = evidence.patient.optimizer, evidence.answers
     num_steps = int(optimizer.iterations.numpy())
@@ -39,7 +39,7 @@ def symptoms_of(evidence: Evidence) -> tuple[str, ...]:
     return tuple(symptoms)
 
 
-def _failure(evidence):
+def failure_of(evidence: Evidence) -> str:
     """Returns what the first batch ends in on its way to the loss, or an empty string."""
     if not evidence.train.batches:
         return "nothing of the training data could be read"

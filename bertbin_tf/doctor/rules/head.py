@@ -120,7 +120,7 @@ def head_saturated(evidence: Evidence) -> Proof | None:
     if share < 0.5 or evidence.answers.loss < 2 * max(evidence.entropy, 0.1):
         return None
     return Proof(
-        f"{share:.0%} of the first logits lie beyond {CERTAIN} ({logits.min():.0f} to {logits.max():.0f}), and the "
-        f"first loss is {evidence.answers.loss:.1f}, where the base rate alone gives {evidence.entropy:.2f}",
+        f"{share:.0%} of the first logits lie beyond {CERTAIN}, and the first loss is {evidence.answers.loss:.1f}, "
+        f"where the base rate alone gives {evidence.entropy:.2f}",
         "keras.layers.Dense(1, 'sigmoid', kernel_initializer='zeros', bias_initializer=LogOdds(base_rate))",
     )

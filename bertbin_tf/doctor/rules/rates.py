@@ -95,8 +95,8 @@ def learning_rate_too_high(evidence: Evidence) -> Proof | None:
         return None
     worst = max(move.relative_step for move in fast.values())
     return Proof(
-        f"at {steps.highest_rate:.1e} the first step moves {len(fast)} of {len(moves)} encoder layers "
-        f"by more than {TOO_FAST:.0e} of their weights, {worst:.1e} at most; near 2e-3 is healthy",
+        f"{_first_step(steps)} moves {len(fast)} of {len(moves)} encoder layers by more than {TOO_FAST:.0e} of their "
+        f"weights, {worst:.1e} at most; near 2e-3 is healthy",
         _scheduled(evidence, steps.rate_for(epochs=1)),
     )
 
@@ -135,7 +135,7 @@ def one_rate_cannot_fit(evidence: Evidence) -> Proof | None:
         multipliers = ", ".join(f"{layer!r}: {value:.2g}" for layer, value in evidence.layer_multipliers.items())
         schedule = f"warmup_cosine({steps.rate_for(epochs=1):.0e}, batches, epochs)"
         return Proof(
-            f"at {steps.highest_rate:.1e} the first step moves {fastest} by {relative[fastest]:.1e} of its weights and "
+            f"{_first_step(steps)} moves {fastest} by {relative[fastest]:.1e} of its weights and "
             f"{slowest} by {relative[slowest]:.1e}; near 2e-3 is healthy",
             f"optimizer = LayerwiseAdamW({schedule}, {{{multipliers}}})",
         )
@@ -185,6 +185,12 @@ def batch_too_small(evidence: Evidence) -> Proof | None:
         f"batches have {int(np.median(sizes))} row{'s' if np.median(sizes) > 1 else ''}",
         "dataset = dataset.unbatch().batch(32)  # or gradient_accumulation_steps=16 in the optimizer",
     )
+
+
+def _first_step(steps):
+    if len(steps.rates) > 1:
+        return f"at {steps.highest_rate:.1e}, the highest rate of the schedule, a first step"
+    return f"at {steps.highest_rate:.1e} the first step"
 
 
 def _is_adaptive(evidence):

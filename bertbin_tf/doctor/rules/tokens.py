@@ -2,9 +2,11 @@
 
 import collections
 
+import keras
 import numpy as np
 import scipy.stats
 
+from bertbin_tf.doctor.batches import find_tokens
 from bertbin_tf.doctor.evidence import Evidence
 from bertbin_tf.doctor.rules.registry import Proof, rule
 
@@ -23,8 +25,10 @@ SHORT, MUCH_SHARED = 32, 0.3
 def input_order_wrong(evidence: Evidence) -> Proof | None:
     """Token ids, padding mask and segments have changed places: the embedding looks up a mask."""
     tokens = evidence.train.tokens
-    if tokens is None or tokens.ids.shape[1] < 3 or tokens.ids.max() > 1:
+    if tokens is None or tokens.ids.shape[1] < 3:
         return None
+    if tokens.ids.max() > 1:
+        return _segments_for_mask(evidence)
     others = {"padding mask": tokens.mask, "segments": tokens.segments}
     wrong = {name: int(array.max()) for name, array in others.items() if array is not None and array.max() > 1}
     if not wrong:
@@ -156,6 +160,21 @@ def texts_truncated(evidence: Evidence) -> Proof | None:
     return Proof(
         f"{share:.0%} of the texts fill all {length} tokens, so they were cut there",
         f"preprocessor = load_preprocessor(preset, sequence_length={max(64, 4 * length)})",
+    )
+
+
+def _segments_for_mask(evidence):
+    """Returns the proof that the encoder gets the segments for a mask, or nothing."""
+    x, heeded = evidence.train.first[0], evidence.answers.heeded_mask
+    tokens = find_tokens(keras.tree.map_structure(np.asarray, x))
+    given = None if tokens is None else (tokens.mask, tokens.segments)
+    if heeded is None or given is None or any(array is None or array.shape != heeded.shape for array in given):
+        return None
+    if np.array_equal(heeded, given[0]) or not np.array_equal(heeded, given[1]):
+        return None
+    return Proof(
+        "the padding mask that reaches the encoder is what the data have as segments, and not their mask",
+        "x = {'token_ids': token_ids, 'padding_mask': padding_mask, 'segment_ids': segment_ids}  # by name",
     )
 
 

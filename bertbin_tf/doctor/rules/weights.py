@@ -84,7 +84,7 @@ def stale_compile(evidence: Evidence) -> Proof | None:
     return Proof(
         f"the optimizer was built for {len(bound)} weights, and {len(now)} are trainable now"
         + (f"; {new[0]} is one that it does not know" if new else ""),
-        "model.compile(keras.optimizers.AdamW(2e-5), loss, metrics)  # anew, with a new optimizer, after `trainable`",
+        "model.compile(keras.optimizers.AdamW(2e-5), loss, metrics=metrics)  # a new optimizer, after `trainable`",
     )
 
 
