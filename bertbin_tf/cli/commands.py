@@ -23,6 +23,7 @@ from bertbin_tf.export.verification import require_text
 from bertbin_tf.recipe import Recipe, load_run, plan, prepare
 from bertbin_tf.recipe import train as train_recipe
 from bertbin_tf.recipe.folder import write_whole
+from bertbin_tf.recipe.runs import check_output_folder
 
 __all__ = ["demo", "doctor", "evaluate", "export", "predict", "train"]
 
@@ -44,10 +45,12 @@ def train(
         fields = dataclasses.asdict(Recipe.from_json(recipe)) | fields
     if "train_data" not in fields:
         raise ValueError("--train-data is missing: give a file, vader/movies, tfds:NAME, or a --recipe that has it.")
-    recipe = Recipe(**fields)
+    wanted = Recipe(**fields)
     if dry_run:
+        if output_dir is not None:
+            check_output_folder(output_dir, wanted, resume)
         with console.status("Reading the data, building the model, timing some steps ..."):
-            planned = plan(recipe, strategy=strategy)
+            planned = plan(wanted, strategy=strategy)
         if as_json:
             console.print_json(planned)
         else:
@@ -55,7 +58,7 @@ def train(
         return
     output_dir = output_dir or Path("runs") / time.strftime("%Y%m%d-%H%M%S")
     verbose = console.keras_verbosity(as_json)
-    train_recipe(recipe, output_dir, strategy=strategy, resume=resume, backup_every=backup_every, verbose=verbose)
+    train_recipe(wanted, output_dir, strategy=strategy, resume=resume, backup_every=backup_every, verbose=verbose)
     metrics = json.loads((output_dir / "metrics.json").read_text(encoding="utf-8"))
     if as_json:
         console.print_json({"run": str(output_dir)} | metrics)

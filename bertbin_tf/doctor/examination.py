@@ -12,7 +12,7 @@ from bertbin_tf.doctor.evidence import Evidence
 from bertbin_tf.doctor.finding import Diagnosis, Finding
 from bertbin_tf.doctor.patient import Patient, put_back
 from bertbin_tf.doctor.rules import RULES
-from bertbin_tf.doctor.symptoms import failure_of, symptoms_of
+from bertbin_tf.doctor.symptoms import failure_of, in_one_line, symptoms_of
 from bertbin_tf.doctor.treatment import Treatment
 from bertbin_tf.doctor.trials import Trials
 
@@ -88,7 +88,7 @@ def diagnose(
                 if trials().ran_out:
                     unread.append(f"trials: not all could be made within the budget of {budget:g} s")
             except Exception as error:  # a strange model must not cost the findings
-                failed.setdefault(_line(error), []).append("no cure could be tried")
+                failed.setdefault(in_one_line(error), []).append("no cure could be tried")
         if any(finding.stands for finding in findings):  # which explain all but a `fit` that fails
             symptoms = tuple(filter(None, [failure_of(evidence)]))
         else:
@@ -112,13 +112,9 @@ def _conclude(evidence):
         try:
             proof = rule(evidence)
         except Exception as error:  # a strange model must not cost the findings of the other rules
-            failed.setdefault(_line(error), []).append(code)
+            failed.setdefault(in_one_line(error), []).append(code)
             continue
         if proof is not None:
             findings.append(Finding(code, *proof, explanation=rule.__doc__))
             evidence.is_explained = True
     return findings, failed
-
-
-def _line(error):
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]

@@ -50,5 +50,10 @@ def failure_of(evidence: Evidence) -> str:
     try:
         model.compute_loss(x=x, y=y, y_pred=model(x, training=False), sample_weight=sample_weight)
     except Exception as error:
-        return f"`fit` cannot take the first batch: {' '.join(str(error).split())[:300]}"
+        return f"`fit` cannot take the first batch: {in_one_line(error)}"
     return ""
+
+
+def in_one_line(error: Exception) -> str:
+    """Returns the kind of an error and what it says, which may be pages."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]

@@ -164,6 +164,33 @@ def load_history(path: str | os.PathLike | None, recipe: Recipe) -> keras.callba
     return history
 
 
+def check_output_folder(path: str | os.PathLike, recipe: Recipe, resume: str) -> None:
+    """Checks that a run may be written to a folder.
+
+    Args:
+        path: The folder, which need not exist.
+        recipe: The `Recipe` of the run.
+        resume: `"auto"` to take a folder in which this recipe was begun and cut off.
+
+    Raises:
+        ValueError: If the folder is in use.
+    """
+    path = Path(path)
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return
+    changed = _changed_fields(path, recipe)
+    if resume == "auto" and changed:
+        raise ValueError(
+            f"`output_dir` has a run of another recipe. Received: '{path}', which differs in {', '.join(changed)}. "
+            "Take that recipe again, or another folder."
+        )
+    if resume != "auto" or changed is None:
+        raise ValueError(
+            f"`output_dir` exists and is not an empty folder. Received: '{path}'. Give the run a folder of its "
+            "own, remove the old one, or, if it was the same recipe that was cut off, take resume='auto'."
+        )
+
+
 @contextlib.contextmanager
 def output_folder(path: str | os.PathLike | None, recipe: Recipe, resume: str) -> Iterator[None]:
     """Makes the folder of a run, and takes it away again if what follows raises and there is nothing to go on from.
@@ -180,22 +207,11 @@ def output_folder(path: str | os.PathLike | None, recipe: Recipe, resume: str) -
     if path is None:
         yield
         return
+    check_output_folder(path, recipe, resume)
     path = Path(path)
     goes_on = has_backup(backup_folder(path))
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        changed = _changed_fields(path, recipe)
-        if resume == "auto" and changed:
-            raise ValueError(
-                f"`output_dir` has a run of another recipe. Received: '{path}', which differs in {', '.join(changed)}. "
-                "Take that recipe again, or another folder."
-            )
-        if resume != "auto" or changed is None:
-            raise ValueError(
-                f"`output_dir` exists and is not an empty folder. Received: '{path}'. Give the run a folder of its "
-                "own, remove the old one, or, if it was the same recipe that was cut off, take resume='auto'."
-            )
-        if not goes_on:
-            shutil.rmtree(path)
+    if path.exists() and any(path.iterdir()) and not goes_on:
+        shutil.rmtree(path)
     existed = path.exists()
     parents = [parent for parent in path.parents if not parent.exists()]
     try:
