@@ -789,6 +789,16 @@ def lambda_without_layers():
     ), dataset(*healthy_rows())
 
 
+def padded_on_the_left():
+    tokens, labels = healthy_rows()
+    shifts = (tokens["padding_mask"] == 0).sum(axis=1)
+    left = {
+        name: np.stack([np.roll(row, shift) for row, shift in zip(array, shifts, strict=True)])
+        for name, array in tokens.items()
+    }
+    return healthy_model(), dataset(left, labels)
+
+
 def unpacked_in_order():
     return unpacked("token_ids", "segment_ids", "padding_mask")
 
@@ -861,6 +871,7 @@ HEALTHY = [
     lambda_without_layers,
     mask_made_by_a_layer,
     unpacked_in_order,
+    padded_on_the_left,
     arrays_sorted_by_label,
     generator_made_anew,
     batches_by_length,

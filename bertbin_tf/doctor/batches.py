@@ -128,8 +128,10 @@ class Tokens:
 
     @functools.cached_property
     def is_padding(self) -> np.ndarray:
-        """Bool array: where the end of a row is filled up."""
-        return np.cumprod((self.ids == self.padding)[:, ::-1], axis=1)[:, ::-1].astype(bool)
+        """Bool array: where the end of a row is filled up, or its beginning."""
+        is_filler = self.ids == self.padding
+        ends = np.cumprod(is_filler[:, ::-1], axis=1)[:, ::-1]
+        return (ends | np.cumprod(is_filler, axis=1)).astype(bool)
 
     @functools.cached_property
     def lengths(self) -> np.ndarray:
@@ -139,12 +141,13 @@ class Tokens:
     @property
     def last(self) -> np.ndarray:
         """Int array of shape `(rows,)`: the last token of each row that is not padding."""
-        return self.ids[np.arange(len(self.ids)), np.maximum(self.lengths, 1) - 1]
+        places = np.where(self.is_padding, -1, np.arange(self.ids.shape[1])).max(axis=1)
+        return self.ids[np.arange(len(self.ids)), np.maximum(places, 0)]
 
     @functools.cached_property
     def shared_share(self) -> float:
         """The share of tokens in phrases of three that at least half of the texts have, of the first 256 rows."""
-        texts = [row[:length].tolist() for row, length in zip(self.ids[:256], self.lengths, strict=False)]
+        texts = [row[~padding].tolist() for row, padding in zip(self.ids[:256], self.is_padding, strict=False)]
         phrases = [list(zip(text, text[1:], text[2:], strict=False)) for text in texts]
         counts = collections.Counter(phrase for text in phrases for phrase in set(text))
         covered = [
@@ -156,7 +159,7 @@ class Tokens:
     @functools.cached_property
     def keys(self) -> list[bytes]:
         """Each row's tokens without padding, to be compared."""
-        return [row[:length].tobytes() for row, length in zip(self.ids, self.lengths, strict=True)]
+        return [row[~padding].tobytes() for row, padding in zip(self.ids, self.is_padding, strict=True)]
 
 
 def to_tensors(structure: Any) -> Any:
