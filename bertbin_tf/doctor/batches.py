@@ -139,10 +139,14 @@ class Tokens:
         return (~self.is_padding).sum(axis=1)
 
     @property
+    def ends(self) -> np.ndarray:
+        """Int array of shape `(rows,)`: how many tokens a row has up to the last one that is not padding."""
+        return np.where(self.is_padding, 0, np.arange(1, self.ids.shape[1] + 1)).max(axis=1)
+
+    @property
     def last(self) -> np.ndarray:
         """Int array of shape `(rows,)`: the last token of each row that is not padding."""
-        places = np.where(self.is_padding, -1, np.arange(self.ids.shape[1])).max(axis=1)
-        return self.ids[np.arange(len(self.ids)), np.maximum(places, 0)]
+        return self.ids[np.arange(len(self.ids)), np.maximum(self.ends, 1) - 1]
 
     @functools.cached_property
     def shared_share(self) -> float:

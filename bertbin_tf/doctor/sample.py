@@ -35,7 +35,7 @@ def draw(data: Batches, *, batch_size: int, num_train: int, num_test: int, fixed
     rows = _rows(data)
     order = np.random.default_rng(0).permutation(len(rows))
     labels = data.labels[: len(rows)]
-    lengths = data.tokens.lengths if data.tokens is not None else np.zeros(len(rows))
+    lengths = data.tokens.ends if data.tokens is not None else np.zeros(len(rows))
     # Short ones first; among them, and among those that are too long, at random.
     order = order[np.argsort(lengths[order] > MAX_LENGTH, kind="stable")]
     wanted = (num_train + num_test) * batch_size
