@@ -109,7 +109,8 @@ def tokenizer_mismatch(evidence: Evidence) -> Proof | None:
     if len(words) < 200:
         return None
     values, counts = np.unique(words, return_counts=True)
-    if len(words) >= MANY_WORDS and len(values) < FEW_KINDS and evidence.patient.has_real_size:
+    is_repeated = tokens.shared_share > MUCH_SHARED  # the same phrase in most texts has few kinds of words, too
+    if len(words) >= MANY_WORDS and len(values) < FEW_KINDS and evidence.patient.has_real_size and not is_repeated:
         return Proof(
             f"{len(words):,} tokens are of {len(values)} kinds only, where so many words have thousands: are they "
             "letters, as of ' '.join(text)?",
