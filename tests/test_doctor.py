@@ -1294,6 +1294,13 @@ def test_own_training_step_that_counts_is_compiled_and_its_counts_are_put_back(c
     assert not any(np.any(total) for total in model.sums)
 
 
+def test_advice_keeps_what_the_optimizer_was_given():
+    model = healthy_model(keras.optimizers.AdamW(0.1, weight_decay=0.01, global_clipnorm=1.0))
+    remedy = diagnose(model, dataset(*healthy_rows()), budget=1e-3).findings[0].remedy
+    assert remedy.startswith("optimizer = keras.optimizers.AdamW(warmup_cosine(")
+    assert remedy.endswith(", batches, epochs), weight_decay=0.01, global_clipnorm=1.0)")
+
+
 def test_fit_that_fails_is_told_beside_what_was_found():
     model = healthy_model(keras.optimizers.AdamW(0.0))
     model.compile(keras.optimizers.AdamW(0.0), "binary_crossentropy", ["accuracy"])  # the third one is `loss_weights`

@@ -168,6 +168,13 @@ class Patient:
         finally:
             optimizer._learning_rate = schedule
 
+    @property
+    def own_arguments(self) -> dict:
+        """The arguments of an optimizer of Keras' that are not its defaults, but for the rate."""
+        usual = self.optimizer.__class__().get_config() | {"name": None, "learning_rate": None}
+        own = self.optimizer_config | {"name": None, "learning_rate": None}
+        return {name: value for name, value in own.items() if value != usual.get(name)}
+
     def layer_of(self, variable: keras.Variable) -> str:
         """The name of the layer that a weight belongs to, as `LayerwiseAdamW` names it."""
         return self._names[id(variable)]

@@ -199,7 +199,10 @@ def _is_adaptive(evidence):
 
 
 def _scheduled(evidence, rate):
-    """Returns the line that gives the user's optimizer a schedule."""
+    """Returns the line that gives the user's optimizer a schedule, and lets it keep all else."""
     name = type(evidence.patient.optimizer).__name__
-    module = "keras.optimizers." if getattr(keras.optimizers, name, None) is type(evidence.patient.optimizer) else ""
-    return f"optimizer = {module}{name}(warmup_cosine({rate:.0e}, batches, epochs))"
+    schedule = f"warmup_cosine({rate:.0e}, batches, epochs)"
+    if getattr(keras.optimizers, name, None) is not type(evidence.patient.optimizer):
+        return f"optimizer = {name}({schedule})"
+    kept = "".join(f", {name}={value!r}" for name, value in evidence.patient.own_arguments.items())
+    return f"optimizer = keras.optimizers.{name}({schedule}{kept})"
