@@ -7,6 +7,7 @@ import math
 import random
 import re
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import keras
 import numpy as np
@@ -171,7 +172,8 @@ class Patient:
     @property
     def own_arguments(self) -> dict:
         """The arguments of an optimizer of Keras' that are not its defaults, but for the rate."""
-        usual = self.optimizer.__class__().get_config() | {"name": None, "learning_rate": None}
+        make: Any = type(self.optimizer)
+        usual = make().get_config() | {"name": None, "learning_rate": None}
         own = self.optimizer_config | {"name": None, "learning_rate": None}
         return {name: value for name, value in own.items() if value != usual.get(name)}
 
