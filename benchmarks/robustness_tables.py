@@ -136,6 +136,7 @@ def draw(runs, path):
             values = [[run["accuracy"] for run in some] for some in row.values()]
             means = np.array([np.mean(some) for some in values])
             spans = [means - [min(some) for some in values], [max(some) for some in values] - means]
+            spans = np.maximum(spans, 0)  # of equal values the mean may lie beside them by the last bit
             axis.errorbar(
                 list(row), means, yerr=spans, marker="o", capsize=3, color=COLORS[method], label=LABELS[method]
             )
