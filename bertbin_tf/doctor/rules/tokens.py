@@ -2,11 +2,9 @@
 
 import collections
 
-import keras
 import numpy as np
 import scipy.stats
 
-from bertbin_tf.doctor.batches import find_tokens
 from bertbin_tf.doctor.evidence import Evidence
 from bertbin_tf.doctor.rules.registry import Proof, rule
 
@@ -166,12 +164,11 @@ def texts_truncated(evidence: Evidence) -> Proof | None:
 
 def _segments_for_mask(evidence):
     """Returns the proof that the encoder gets the segments for a mask, or nothing."""
-    x, heeded = evidence.train.first[0], evidence.answers.heeded_mask
-    tokens = find_tokens(keras.tree.map_structure(np.asarray, x))
-    given = None if tokens is None else (tokens.mask, tokens.segments)
-    if heeded is None or given is None or any(array is None or array.shape != heeded.shape for array in given):
+    heeded, tokens = evidence.answers.heeded_mask, evidence.train.tokens
+    if heeded is None or heeded.ndim != 2 or tokens.mask is None or tokens.segments is None:
         return None
-    if np.array_equal(heeded, given[0]) or not np.array_equal(heeded, given[1]):
+    mask, segments = (array[: len(heeded), : heeded.shape[1]] for array in (tokens.mask, tokens.segments))
+    if np.array_equal(heeded, mask) or not np.array_equal(heeded, segments):
         return None
     return Proof(
         "the padding mask that reaches the encoder is what the data have as segments, and not their mask",
