@@ -1,8 +1,10 @@
 """Each rule has a sick case, as a user would have written it, and tempting healthy ones are left alone."""
 
 import dataclasses
+import gc
 import json
 import random
+import weakref
 
 import keras
 import keras_nlp
@@ -1336,6 +1338,16 @@ def test_model_of_a_fixed_length_gets_its_trials(eager):
     model.compile(keras.optimizers.Adam(0.1), "binary_crossentropy")
     diagnosis = diagnose(model, dataset(tokens, labels))
     assert diagnosis.findings[0].trial and not diagnosis.unread
+
+
+def test_trials_leave_nothing_of_the_model_in_memory():
+    model = healthy_model(keras.optimizers.Adam(0.1))
+    assert diagnose(model, dataset(*healthy_rows()), budget=600).findings[0].trial
+    handle = weakref.ref(model.trainable_variables[0].value.handle)
+    del model
+    keras.backend.clear_session()
+    gc.collect()
+    assert handle() is None
 
 
 def test_first_batch_without_the_rare_class_is_no_imbalance(eager):

@@ -183,10 +183,10 @@ class Trials:
         compute_gradients, answers_to = self._compile(regimen, weights)
         batches = [to_tensors(regimen.map_row(*batch)) for batch in batches]
         if weights:
-            optimizer, apply = self._compile_optimizer(regimen, weights)
+            optimizer = self._build_optimizer(regimen, weights)
             for step in range(NUM_STEPS):
                 optimizer.learning_rate.assign(regimen.rates((step + 0.5) / NUM_STEPS))
-                apply(compute_gradients(*batches[step % len(batches)]))
+                optimizer.apply(compute_gradients(*batches[step % len(batches)]), weights)
         tested = [regimen.map_row(*batch)[0] for batch in self._sample.test]
         answers = np.concatenate([flat(answers_to(to_tensors(x))) for x in tested])
         logits = self._evidence.answers.to_logits(answers)
@@ -204,18 +204,14 @@ class Trials:
         )
         return self._compiled.setdefault(tuple(regimen.structure), functions)
 
-    def _compile_optimizer(self, regimen, weights):
-        """Returns an optimizer without a past, and its step as a compiled function, traced once for those alike."""
-        key = repr((regimen.optimizer_class, regimen.optimizer_config, list(map(id, weights))))
-        if key not in self._compiled:
-            # Too few steps to add up gradients, but where the finding is that too many are added up.
-            steps = regimen.optimizer_config.get("gradient_accumulation_steps")
-            steps = steps if self._evidence.steps.has_no_step else None
-            optimizer = regimen.build_optimizer(0.0, gradient_accumulation_steps=steps)
-            optimizer.build(weights)
-            step = tf.function(lambda gradients: optimizer.apply(gradients, weights))
-            self._compiled[key] = optimizer, step, [tf.identity(variable.value) for variable in optimizer.variables]
-        optimizer, step, start = self._compiled[key]
-        for variable, value in zip(optimizer.variables, start, strict=True):
-            variable.assign(value)
-        return optimizer, step
+    def _build_optimizer(self, regimen, weights):
+        """Returns an optimizer without a past."""
+        # Too few steps to add up gradients, but where the finding is that too many are added up.
+        steps = regimen.optimizer_config.get("gradient_accumulation_steps")
+        optimizer = regimen.build_optimizer(
+            0.0, gradient_accumulation_steps=steps if self._evidence.steps.has_no_step else None
+        )
+        # Its steps are not compiled: TF's registry of gradients keeps the graph of `apply`, and with it the memory of
+        # all weights and moments, until the process ends (CONTRIBUTING).
+        optimizer.build(weights)
+        return optimizer
