@@ -118,6 +118,12 @@ def mask_as_tokens():
     return healthy_model(), changed(tokens, labels, **swapped)
 
 
+def segments_as_tokens():
+    tokens, labels = healthy_rows()
+    swapped = {"token_ids": tokens["segment_ids"], "segment_ids": tokens["token_ids"]}
+    return healthy_model(), changed(tokens, labels, **swapped)
+
+
 class Unpacks(keras.Model):
     """Takes a tuple of ids, segments and mask."""
 
@@ -211,6 +217,16 @@ def words_of_another_vocabulary():
     return healthy_model(backbone=large_vocabulary()), changed(tokens, labels, token_ids=token_ids)
 
 
+def ids_counted_from_one():
+    tokens, labels = healthy_rows()
+    ids = tokens["token_ids"]
+    named = {2: 101, 3: 102}  # as in BERT's vocabulary
+    ids = np.where(np.isin(ids, list(named)), np.vectorize(lambda i: named.get(i, i))(ids), ids)
+    backbone = tiny(vocabulary_size=30_522, hidden_dim=144, num_heads=2)
+    backbone.get_layer("embeddings_layer_norm").gamma.assign(np.full(144, 0.9))
+    return healthy_model(backbone=backbone), changed(tokens, labels, token_ids=np.where(ids > 0, ids + 1, 0))
+
+
 def words_counted_by_another_layer():
     """`TextVectorization`: frequent words have low ids, and no token begins or ends a text."""
     tokens, labels = healthy_rows()
@@ -281,6 +297,14 @@ def nan_in_the_weights():
     model = healthy_model()
     model.get_layer("logit").bias.assign([np.nan])
     return model, dataset(*healthy_rows())
+
+
+def weight_of_no_votes():
+    tokens, labels = healthy_rows()
+    votes = np.arange(256) % 50
+    with np.errstate(invalid="ignore"):
+        weights = (votes // 2 / votes).astype("float32")  # the first is 0 / 0
+    return healthy_model(), tf.data.Dataset.from_tensor_slices((tokens, labels, weights)).batch(16)
 
 
 def float16_without_scaling():
@@ -375,6 +399,25 @@ def frozen_under_a_slow_head():
     backbone = tiny()
     backbone.trainable = False
     return healthy_model(keras.optimizers.AdamW(2e-5), backbone=backbone), dataset(*healthy_rows())
+
+
+def features_of_which_no_gradient_is_taken():
+    backbone = tiny()
+    features = keras.ops.stop_gradient(backbone(backbone.input)["pooled_output"])
+    model = keras.Model(backbone.input, keras.layers.Dense(1, activation="sigmoid")(features))
+    model.compile(keras.optimizers.Adam(2e-5), "binary_crossentropy")
+    return model, dataset(*healthy_rows())
+
+
+def kernels_of_zeros():
+    zeros = {"kernel_initializer": "zeros", "bias_initializer": "zeros"}
+    model = headed(
+        lambda features: keras.layers.Dense(1, activation="sigmoid", **zeros)(
+            keras.layers.Dense(16, activation="relu", **zeros)(features)
+        ),
+        "binary_crossentropy",
+    )
+    return model, dataset(*healthy_rows())
 
 
 def dropout_of_90_percent():
@@ -499,6 +542,11 @@ def schedule_of_five_steps():
     return healthy_model(keras.optimizers.AdamW(warmup_cosine(RATE, 5))), dataset(*healthy_rows())
 
 
+def schedule_that_falls_at_each_step():
+    schedule = keras.optimizers.schedules.ExponentialDecay(RATE, decay_steps=1, decay_rate=0.7)
+    return healthy_model(keras.optimizers.AdamW(schedule)), dataset(*healthy_rows())
+
+
 def schedule_that_never_rises():
     return healthy_model(keras.optimizers.AdamW(warmup_cosine(RATE, 10_000))), dataset(*healthy_rows())
 
@@ -526,6 +574,23 @@ def decay_that_eats_the_weights():
 
 def one_row_a_step():
     return healthy_model(), dataset(*healthy_rows(), batch_size=1)
+
+
+def one_row_to_be_normalised():
+    model = headed(
+        lambda features: keras.layers.Dense(1, activation="sigmoid")(
+            keras.layers.ReLU()(keras.layers.BatchNormalization()(features))
+        ),
+        "binary_crossentropy",
+    )
+    return model, dataset(*healthy_rows(), batch_size=1)
+
+
+def penalty_on_all_weights():
+    model = healthy_model()
+    for weight in model.trainable_variables:
+        weight.regularizer = keras.regularizers.L2(10.0)
+    return model, dataset(*healthy_rows())
 
 
 def labels_of_other_texts():
@@ -559,6 +624,13 @@ def layers_of_other_sizes():
 def accuracy_of_equal_numbers():
     model = healthy_model()
     model.compile(keras.optimizers.AdamW(RATE), "binary_crossentropy", metrics=[keras.metrics.Accuracy()])
+    return model, dataset(*healthy_rows())
+
+
+def weighted_accuracy_of_equal_numbers():
+    model = healthy_model()
+    metrics = [keras.metrics.Accuracy()]
+    model.compile(keras.optimizers.AdamW(RATE), "binary_crossentropy", weighted_metrics=metrics)
     return model, dataset(*healthy_rows())
 
 
@@ -596,7 +668,7 @@ SICK = {
     "one-class": [only_positives, weights_of_integer_division],
     "labels-not-shuffled": [sorted_rows],
     "texts-empty-or-constant": [the_same_text],
-    "input-order-wrong": [mask_as_tokens, segments_unpacked_as_mask],
+    "input-order-wrong": [mask_as_tokens, segments_as_tokens, segments_unpacked_as_mask],
     "padding-mask-wrong": [
         mask_turned_round,
         mask_of_ones,
@@ -608,6 +680,7 @@ SICK = {
         unknown_words,
         words_of_another_vocabulary,
         words_counted_by_another_layer,
+        ids_counted_from_one,
         letters_for_words,
     ],
     "texts-truncated": [cut_to_four_tokens, cut_behind_a_header],
@@ -619,7 +692,7 @@ SICK = {
         validation_of_other_words,
         validation_labels_turned_round,
     ],
-    "non-finite": [nan_in_the_weights],
+    "non-finite": [nan_in_the_weights, weight_of_no_votes],
     "half-precision-overflow": [float16_without_scaling],
     "weights-not-loaded": [random_bert],
     "stale-compile": [unfrozen_after_fit],
@@ -628,8 +701,9 @@ SICK = {
         rate_of_zero,
         gradients_added_up_for_longer_than_an_epoch,
         layer_norm_over_one_logit,
+        kernels_of_zeros,
     ],
-    "backbone-frozen": [frozen_under_a_slow_head, encoder_in_a_lambda],
+    "backbone-frozen": [frozen_under_a_slow_head, encoder_in_a_lambda, features_of_which_no_gradient_is_taken],
     "dropout-too-strong": [dropout_of_90_percent, dropout_that_was_told_what_to_keep],
     "label-shape-broadcast": [loss_that_broadcasts, training_step_that_broadcasts],
     "single-unit-softmax": [softmax_over_one_unit, softmax_over_the_texts],
@@ -639,15 +713,20 @@ SICK = {
     "head-saturated": [huge_head],
     "optimizer-unsuited": [gradient_descent, epsilon_above_the_gradients],
     "gradient-clipped-to-nothing": [clip_below_epsilon],
-    "schedule-ends-early": [schedule_of_five_steps, schedule_that_never_rises],
+    "schedule-ends-early": [schedule_of_five_steps, schedule_that_falls_at_each_step, schedule_that_never_rises],
     "learning-rate-too-high": [rate_far_too_high, schedule_that_cannot_be_saved],
     "learning-rate-too-low": [rate_far_too_low],
     "one-rate-cannot-fit": [features_too_small_for_the_head, layers_of_other_sizes],
-    "metric-misreads": [accuracy_of_equal_numbers, accuracy_of_logits, category_of_one_unit],
+    "metric-misreads": [
+        accuracy_of_equal_numbers,
+        weighted_accuracy_of_equal_numbers,
+        accuracy_of_logits,
+        category_of_one_unit,
+    ],
     "overfitting": [learned_by_heart],
     "seed-instability": [rate_at_the_edge],
-    "weight-decay-too-strong": [decay_that_eats_the_weights],
-    "batch-too-small": [one_row_a_step],
+    "weight-decay-too-strong": [decay_that_eats_the_weights, penalty_on_all_weights],
+    "batch-too-small": [one_row_a_step, one_row_to_be_normalised],
 }
 
 
@@ -698,7 +777,8 @@ def test_sick_case_is_named(code, case, eager, monkeypatch):
     assert diagnosis.cause == code, str(diagnosis)
     assert {finding.status for finding in diagnosis.findings} == {"suspected"}
     unread = [line for line in diagnosis.unread if not line.startswith("trials: not all could be made within")]
-    said = ("data-exhausted", "non-finite", "backbone-frozen", "label-shape-broadcast")
+    # Of these the model, the loss or the data raise somewhere, and that is said too.
+    said = ("data-exhausted", "non-finite", "backbone-frozen", "label-shape-broadcast", "input-order-wrong")
     assert not unread or code in said, str(diagnosis)
 
 
@@ -962,7 +1042,16 @@ def test_treated_model_trains(eager, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "case", [two_sigmoids, softmax_over_one_unit, labels_one_and_two, mask_as_tokens, mask_of_ones]
+    "case",
+    [
+        two_sigmoids,
+        softmax_over_one_unit,
+        labels_one_and_two,
+        mask_as_tokens,
+        segments_as_tokens,
+        mask_of_ones,
+        kernels_of_zeros,
+    ],
 )
 @pytest.mark.filterwarnings("ignore")
 def test_treated_model_is_healthy(case, eager):

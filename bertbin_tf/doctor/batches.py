@@ -72,6 +72,18 @@ class Batches:
             raise LookupError("there is no batch to ask the model")
         return to_tensors(_slice(self.batches[0], slice(32)))
 
+    @functools.cached_property
+    def num_not_finite(self) -> dict[str, int]:
+        """How many rows have NaN or infinity in them, of inputs and of sample weights."""
+        counts = {"inputs": 0, "sample weight": 0}
+        for x, _, weight in self.batches:
+            for name, arrays in (("inputs", x), ("sample weight", weight)):
+                floats = [np.asarray(array) for array in keras.tree.flatten(arrays) if array is not None]
+                floats = [array for array in floats if array.dtype.kind == "f"]
+                bad = [~np.isfinite(array.reshape(len(array), -1)).all(axis=1) for array in floats]
+                counts[name] += int(np.any(bad, axis=0).sum()) if bad else 0
+        return counts
+
     @property
     def num_rows(self) -> int:
         """The number of rows read."""
@@ -142,6 +154,11 @@ class Tokens:
     def ends(self) -> np.ndarray:
         """Int array of shape `(rows,)`: how many tokens a row has up to the last one that is not padding."""
         return np.where(self.is_padding, 0, np.arange(1, self.ids.shape[1] + 1)).max(axis=1)
+
+    @property
+    def first(self) -> np.ndarray:
+        """Int array of shape `(rows,)`: the first token of each row that is not padding."""
+        return self.ids[np.arange(len(self.ids)), np.argmin(self.is_padding, axis=1)]
 
     @property
     def last(self) -> np.ndarray:

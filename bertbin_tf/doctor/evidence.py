@@ -89,13 +89,16 @@ class Evidence:
     def layer_multipliers(self) -> dict[str, float]:
         """By layer of the encoder, the factor on the rate that is healthy for most which makes it healthy for this one.
 
-        Layers that need none are left out.
+        Layers that need none are left out. Empty where all are too fast, or all too slow: then it is the one rate.
         """
-        steps = self.steps
-        scale = steps.healthy_rate / steps.highest_rate
-        relative = {layer: move.relative_step * scale for layer, move in steps.encoder_moves.items()}
+        moved = {layer: move.relative_step for layer, move in self.steps.encoder_moves.items() if move.relative_step}
+        if not moved or max(moved.values()) < TOO_FAST or min(moved.values()) > TOO_SLOW:
+            return {}
+        scale = self.steps.healthy_rate / self.steps.highest_rate
         return {
-            layer: HEALTHY_STEP / step for layer, step in relative.items() if step > TOO_FAST or 0 < step < TOO_SLOW
+            layer: HEALTHY_STEP / (step * scale)
+            for layer, step in moved.items()
+            if step * scale > TOO_FAST or step * scale < TOO_SLOW
         }
 
     @functools.cached_property

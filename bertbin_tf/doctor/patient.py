@@ -110,6 +110,12 @@ class Patient:
         return next((layer for layer in reversed(dense) if layer.units in (1, 2)), None)
 
     @property
+    def zero_layers(self) -> list[keras.layers.Dense]:
+        """The dense layers whose kernel is all zeros."""
+        dense = [layer for layer in self.all_layers if isinstance(layer, keras.layers.Dense) and layer.built]
+        return [layer for layer in dense if not np.any(layer.kernel)]
+
+    @property
     def logit_name(self) -> str:
         """The name of `logit_layer` as `LayerwiseAdamW` has it."""
         return self.layer_of(self.logit_layer.kernel)

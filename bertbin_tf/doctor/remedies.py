@@ -61,12 +61,19 @@ def decay_less(regimen: Regimen) -> None:
 
 
 def let_train(regimen: Regimen) -> None:
-    """A step after each batch, where none came before the end of an epoch; else all layers trained."""
+    """A step after each batch, where none came in an epoch; kernels that are not 0; all layers trained."""
     if regimen.evidence.response.is_deaf:
         raise Untreatable("what is behind the last dense layer must be taken out by hand")
     if regimen.evidence.steps.is_own_step_idle:
         raise Untreatable("the model's own `train_step` must be mended by hand")
-    if regimen.evidence.steps.has_no_step:
+    zeros = regimen.evidence.patient.zero_layers
+    if regimen.evidence.steps.moves_only_a_bias:
+        if not zeros:
+            raise Untreatable("what makes the features 0 of every text must be taken out by hand")
+        for layer in zeros:
+            layer.kernel.assign(keras.initializers.GlorotUniform(seed=0)(layer.kernel.shape))
+            regimen.changes.append(f"{layer.name}: kernel drawn anew, which was 0")
+    elif regimen.evidence.steps.has_no_step:
         regimen.optimizer_config["gradient_accumulation_steps"] = None
         regimen.changes.append("optimizer: gradient_accumulation_steps=None")
     else:
@@ -77,6 +84,8 @@ def unfreeze(regimen: Regimen) -> None:
     """All layers trained, at a rate that suits the encoder."""
     if regimen.evidence.patient.untracked:
         raise Untreatable("the encoder must be taken out of its Lambda layer by hand")
+    if regimen.evidence.steps.is_encoder_cut_off:
+        raise Untreatable("what lets no gradient through to the encoder must be taken out by hand")
     layers = (regimen.model, *regimen.evidence.patient.all_layers)
     frozen = [layer for layer in layers if layer.weights and not layer.trainable]
     if frozen:
@@ -178,16 +187,21 @@ def mask_padding(regimen: Regimen) -> None:
 
 
 def swap_inputs(regimen: Regimen) -> None:
-    """Token ids and padding mask change places."""
-    ids, mask = _keys(regimen)
+    """Token ids change places with what has their values, the padding mask or the segments."""
+    ids, _ = _keys(regimen)
+    first = regimen.evidence.train.batches[0][0]
+    alike = {name: np.max(array) for name, array in first.items() if array.shape == first[ids].shape and name != ids}
+    other = max(alike, key=alike.__getitem__, default=ids)
+    if alike.get(other, 0) <= 1:
+        raise Untreatable("what the model itself makes of its inputs must be mended by hand")
     regimen.row_map.append(
         lambda x, y, weight: (
-            x | {ids: tf.cast(x[mask], x[ids].dtype), mask: tf.cast(x[ids], x[mask].dtype)},
+            x | {ids: tf.cast(x[other], x[ids].dtype), other: tf.cast(x[ids], x[other].dtype)},
             y,
             weight,
         )
     )
-    regimen.changes.append(f"{ids} and {mask} change places")
+    regimen.changes.append(f"{ids} and {other} change places")
 
 
 def restore(regimen: Regimen) -> None:

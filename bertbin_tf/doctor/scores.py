@@ -52,7 +52,8 @@ class Scores:
     def by_metric(self) -> dict[str, Score]:
         """`Score` by the name of the metric; empty of a model with several outputs, or without such metrics."""
         compiled = self._model._compile_metrics
-        given = keras.tree.flatten(compiled._user_metrics) if compiled is not None else []
+        lists = [] if compiled is None else [compiled._user_metrics, compiled._user_weighted_metrics]
+        given = [metric for metric in keras.tree.flatten(lists) if metric is not None]
         labels = np.arange(8) % 2
         answers = self._response.answers_to(np.where(labels, UNSURE, -UNSURE))
         if answers is None or not given:

@@ -133,6 +133,24 @@ class Steps:
             if 0 < move.gradient_norm * (growth if layer in self._reached_late else 1.0) < smallest * move.size**0.5
         ]
 
+    @property
+    def is_encoder_cut_off(self) -> bool:
+        """Whether no gradient reaches the encoder, trainable as it is, though one reaches the last dense layer."""
+        moves = self.encoder_moves
+        return bool(moves) and not any(move.gradient_norm for move in moves.values()) and self._reaches("kernel")
+
+    @property
+    def moves_only_a_bias(self) -> bool:
+        """Whether no gradient reaches anything but the last dense layer's bias, in the first step and the second."""
+        if not self._reaches("bias") or self._reaches("kernel"):
+            return False
+        return not any(move.gradient_norm for layer, move in self.moves.items() if layer != self._patient.logit_name)
+
+    def _reaches(self, name):
+        wanted = getattr(self._patient.logit_layer, name, None)
+        gradients = zip(self._patient.model.trainable_variables, self.gradients, strict=True)
+        return any(variable is wanted and np.any(gradient) for variable, gradient in gradients)
+
     @functools.cached_property
     def head_travel(self) -> float:
         """The sum of the last dense layer's steps in one epoch, as RMS over its weights; 0 if it is not trained."""

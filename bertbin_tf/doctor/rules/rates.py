@@ -9,6 +9,22 @@ from bertbin_tf.doctor.steps import TOO_FAST, TOO_SLOW
 
 ADAPTIVE = ("Adam", "AdamW", "Nadam", "Adamax", "Lamb", "Adafactor", "Lion", "LayerwiseAdamW", "RMSprop")
 
+# Of an epoch's steps, what they are worth at the highest rate: half of them with a cosine or a line to 0, a third with
+# a square.
+FEW_FULL_STEPS = 0.25
+
+
+@rule
+def batch_too_small(evidence: Evidence) -> Proof | None:
+    """One or two rows a step: each step follows the labels of the last ones."""
+    sizes = evidence.train.sizes
+    if len(sizes) < 8 or np.median(sizes) > 2 or evidence.steps.num_accumulated > 1:
+        return None
+    return Proof(
+        f"batches have {int(np.median(sizes))} row{'s' if np.median(sizes) > 1 else ''}",
+        "dataset = dataset.unbatch().batch(32)  # or gradient_accumulation_steps=16 in the optimizer",
+    )
+
 
 @rule
 def optimizer_unsuited(evidence: Evidence) -> Proof | None:
@@ -74,6 +90,12 @@ def schedule_ends_early(evidence: Evidence) -> Proof | None:
             f"the rate is all but 0 from step {last} on, of {steps.num_steps} in one epoch",
             _scheduled(evidence, rates.max()),
         )
+    if rates.mean() < FEW_FULL_STEPS * rates.max() and rates[-1] < 0.02 * rates.max():
+        return Proof(
+            f"the rate falls to {rates[-1] / rates.max():.1%} of its peak within one epoch, whose {steps.num_steps} "
+            f"steps together are worth {rates.mean() / rates.max() * steps.num_steps:.0f} at the peak",
+            _scheduled(evidence, rates.max()),
+        )
     if rates.max() < 0.2 * peak and rates.argmax() >= 0.9 * (len(rates) - 1):
         return Proof(
             f"the rate still rises when the epoch ends after {steps.num_steps} steps: it gets to {rates.max():.1e} of "
@@ -108,6 +130,8 @@ def learning_rate_too_low(evidence: Evidence) -> Proof | None:
     if not steps.moves or not steps.highest_rate > 0 or not _is_adaptive(evidence):
         return None
     if optimizer_unsuited(evidence) or evidence.response.is_deaf:
+        return None
+    if steps.encoder_moves and not any(move.gradient_norm for move in steps.encoder_moves.values()):
         return None
     fastest = max(move.relative_step for move in steps.moves.values())
     if not 0 < fastest < TOO_SLOW:  # where nothing moves the rate is not to blame
@@ -160,31 +184,13 @@ def weight_decay_too_strong(evidence: Evidence) -> Proof | None:
             f"weight_decay={decay:g} takes {1 - np.exp(-shrink):.0%} off every weight in {steps.num_steps} steps",
             "optimizer = keras.optimizers.AdamW(5e-5, weight_decay=0.01)",
         )
-    if answers.penalty > 10 * max(answers.loss, 0.1) and any(
-        isinstance(getattr(layer, "kernel_regularizer", None), keras.regularizers.Regularizer)
-        for layer in evidence.patient.all_layers
-    ):
+    is_penalised = any(getattr(weight, "regularizer", None) for weight in evidence.patient.model.trainable_variables)
+    if is_penalised and answers.penalty > 10 * max(answers.loss, 0.1):
         return Proof(
             f"penalties on the weights add {answers.penalty:.1f} to a loss of {answers.loss:.2f}",
-            "kernel_regularizer=None  # and weight_decay=0.01 in AdamW instead",
+            "for weight in model.trainable_variables: weight.regularizer = None  # weight_decay=0.01 in AdamW instead",
         )
     return None
-
-
-@rule
-def batch_too_small(evidence: Evidence) -> Proof | None:
-    """One or two rows a step: each step follows the labels of the last ones."""
-    sizes = evidence.train.sizes
-    if (
-        len(sizes) < 8
-        or np.median(sizes) > 2
-        or getattr(evidence.patient.optimizer, "gradient_accumulation_steps", None)
-    ):
-        return None
-    return Proof(
-        f"batches have {int(np.median(sizes))} row{'s' if np.median(sizes) > 1 else ''}",
-        "dataset = dataset.unbatch().batch(32)  # or gradient_accumulation_steps=16 in the optimizer",
-    )
 
 
 def _first_step(steps):

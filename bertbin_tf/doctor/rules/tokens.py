@@ -13,10 +13,23 @@ from bertbin_tf.doctor.rules.registry import Proof, rule
 UNORDERED, MIN_DISTINCT = -0.1, 1000
 MIN_TEXTS = 64
 PRESET_OF_THE_ENCODER = "preprocessor = load_preprocessor(preset)  # the preset that the encoder was loaded from"
+# By the size of its vocabulary, what begins the texts of an encoder of keras-hub's presets: BERT,
+# DistilBERT and ELECTRA uncased, cased, multilingual and Chinese; RoBERTa and XLM-RoBERTa; ALBERT; DeBERTaV3.
+STARTS: dict[int | None, int] = {
+    30522: 101,
+    28996: 101,
+    119547: 101,
+    21128: 101,
+    50265: 0,
+    250002: 0,
+    30000: 2,
+    128100: 1,
+}
 # 1,600 film reviews cut at 32 tokens: 35,743 words are of 6,261 kinds, and 47,299 letters of 49.
 MANY_WORDS, FEW_KINDS = 5000, 100
 # Tokens that a text needs, and the share of phrases that most texts have: 0 in film reviews and tweets.
 SHORT, MUCH_SHARED = 32, 0.3
+MOST_CUT = 0.75  # of the texts: where half of them are cut, most are so by little
 
 
 @rule
@@ -42,7 +55,7 @@ def input_order_wrong(evidence: Evidence) -> Proof | None:
 def texts_empty_or_constant(evidence: Evidence) -> Proof | None:
     """Most rows are the same text, or none, so there is nothing to learn from."""
     tokens = evidence.train.tokens
-    if tokens is None or len(tokens.ids) < 16:
+    if tokens is None or len(tokens.ids) < 16 or input_order_wrong(evidence):
         return None
     num_empty = int((tokens.lengths <= 2).sum())
     (_, num_same), *_ = collections.Counter(tokens.keys).most_common(1)
@@ -93,15 +106,22 @@ def tokenizer_mismatch(evidence: Evidence) -> Proof | None:
     if tokens is None or not tokens.lengths.sum():
         return None
     if evidence.patient.has_real_size and len(tokens.ids) >= MIN_TEXTS:
-        first, last = (_share_of_most_common(ids) for ids in (tokens.ids[:, 0], tokens.last))
+        (start, first), (_, last) = map(_most_common, (tokens.first, tokens.last))
         if max(first, last) < 0.5:
             return Proof(
                 f"no token begins more than {first:.0%} of the texts and none ends more than {last:.0%}: the encoder "
                 "was trained on texts between a start and an end token",
                 PRESET_OF_THE_ENCODER,
             )
+        size = evidence.patient.vocabulary_size
+        if first > 0.9 and start != STARTS.get(size, start):
+            return Proof(
+                f"{first:.0%} of the texts begin with the token {start}, and those that encoders with a vocabulary of "
+                f"{size:,} were trained on begin with {STARTS[size]}",
+                PRESET_OF_THE_ENCODER,
+            )
     inner = tokens.ids[~tokens.is_padding]
-    ends = {*tokens.ids[:, 0], *tokens.last}
+    ends = {*tokens.first, *tokens.last}
     is_special = np.isin(inner, list(ends)) if len(ends) <= 2 else np.zeros(len(inner), bool)
     words = inner[~is_special]
     if len(words) < 200:
@@ -146,7 +166,7 @@ def texts_truncated(evidence: Evidence) -> Proof | None:
     length = tokens.ids.shape[1]
     is_fixed = len({batch.shape[1] for batch in evidence.train.token_batches}) == 1
     share = float((tokens.lengths == length).mean())
-    if not is_fixed or share < 0.5:
+    if not is_fixed or share < MOST_CUT:
         return None
     if tokens.shared_share > MUCH_SHARED and (1 - tokens.shared_share) * length <= SHORT:
         return Proof(
@@ -200,5 +220,7 @@ def _fault_of_own_mask(evidence):
     )
 
 
-def _share_of_most_common(ids):
-    return np.unique(ids, return_counts=True)[1].max() / len(ids)
+def _most_common(ids):
+    """Returns the most frequent value, and its share."""
+    values, counts = np.unique(ids, return_counts=True)
+    return int(values[counts.argmax()]), counts.max() / len(ids)

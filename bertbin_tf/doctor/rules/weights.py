@@ -6,6 +6,7 @@ import numpy as np
 from bertbin_tf.doctor.evidence import Evidence
 from bertbin_tf.doctor.patient import MAX_DROPOUT
 from bertbin_tf.doctor.rules.head import HEAD, single_unit_softmax
+from bertbin_tf.doctor.rules.rates import batch_too_small
 from bertbin_tf.doctor.rules.registry import Proof, rule
 
 # A head that moves less than this in an epoch stays where it began: the kernel that a logistic regression finds on
@@ -24,6 +25,13 @@ def non_finite(evidence: Evidence) -> Proof | None:
             f"{len(bad)} of {len(evidence.patient.model.weights)} weights hold NaN or infinity, {bad[0]} among them",
             "model = build()  # weights once NaN stay so: begin anew, at a lower rate, with TerminateOnNaN()",
         )
+    for name, num_rows in evidence.train.num_not_finite.items():
+        if num_rows:
+            return Proof(
+                f"{num_rows:,} of {evidence.train.num_rows:,} rows have NaN or infinity as {name}: the first batch "
+                "with one of them makes all weights NaN",
+                "frame = frame.replace([np.inf, -np.inf], np.nan).dropna()  # before the dataset is made of it",
+            )
     # Too large for half precision is a code of its own.
     if (
         evidence.patient.is_float16
@@ -114,6 +122,13 @@ def nothing_trains(evidence: Evidence) -> Proof | None:
             "change no weight: what Python counts or decides in it happens once, when it is compiled",
             "optimizer = keras.optimizers.AdamW(5e-5, gradient_accumulation_steps=4)  # instead of a `train_step`",
         )
+    if evidence.steps.moves_only_a_bias and not batch_too_small(evidence):
+        zeros = ", ".join(layer.name for layer in evidence.patient.zero_layers)
+        return Proof(
+            f"no gradient reaches any weight but the bias of {evidence.patient.logit_layer.name}, for what that gets "
+            f"is 0 of every text; kernels of zeros: {zeros or 'none'}",
+            "keras.layers.Dense(units, activation)  # a hidden layer begins with Keras' own kernel, and not with zeros",
+        )
     if evidence.response.is_deaf and not single_unit_softmax(evidence):
         behind = ", ".join(layer.name for layer in evidence.patient.layers_behind_logits) or "its activation"
         return Proof(
@@ -134,16 +149,21 @@ def backbone_frozen(evidence: Evidence) -> Proof | None:
             "model's: they are neither trained nor saved",
             f"outputs = {layer.name}(inputs)  # a layer called in the functional API, and not inside of a Lambda",
         )
-    if not patient.backbone_weights or any(weight.trainable for weight in patient.backbone_weights):
+    if not patient.backbone_weights or not patient.model.trainable_variables:
         return None
-    if not patient.model.trainable_variables:
+    is_frozen, steps = not any(weight.trainable for weight in patient.backbone_weights), evidence.steps
+    if not (is_frozen or steps.is_encoder_cut_off):
         return None
-    travel = evidence.steps.head_travel
-    if travel > MIN_HEAD_TRAVEL or evidence.steps.head_step >= GOOD_HEAD_STEP:
+    if steps.head_travel > MIN_HEAD_TRAVEL or steps.head_step >= GOOD_HEAD_STEP:
         return None
+    slow_head = f"and at its rates the head moves by at most {steps.head_travel:.2g} in an epoch"
+    if not is_frozen:
+        return Proof(
+            f"no gradient reaches the encoder, though its weights are trainable, {slow_head}",
+            "features = backbone(inputs)['pooled_output']  # to the head, no stop_gradient, argmax or NumPy between",
+        )
     return Proof(
-        f"none of the encoder's {len(patient.backbone_weights)} weights is trainable, and at its rates the head moves "
-        f"by at most {travel:.2g} in an epoch",
+        f"none of the encoder's {len(patient.backbone_weights)} weights is trainable, {slow_head}",
         "backbone.trainable = True  # then compile anew; or keep it frozen and train the head at a rate of 1e-3",
     )
 
