@@ -490,6 +490,18 @@ def softmax_over_one_unit():
     return model, dataset(*healthy_rows())
 
 
+def date_in_seconds_beside_the_text():
+    backbone = tiny()
+    column = keras.Input((1,), name="date")
+    features = keras.layers.Concatenate()([backbone(backbone.input)["pooled_output"], column])
+    outputs = keras.layers.Dense(1, activation="sigmoid", kernel_initializer="ones")(features)
+    model = keras.Model(backbone.input | {"date": column}, outputs)
+    model.compile(keras.optimizers.AdamW(RATE), "binary_crossentropy")
+    tokens, labels = healthy_rows()
+    dates = np.random.default_rng(0).integers(1.3e9, 1.5e9, (len(labels), 1)).astype("float32")
+    return model, dataset(tokens | {"date": dates}, labels)
+
+
 def two_sigmoids():
     def head(features):
         probability = keras.layers.Dense(1, activation="sigmoid")(features)
@@ -710,7 +722,7 @@ SICK = {
     "sigmoid-twice": [two_sigmoids],
     "logits-taken-for-probabilities": [logits_without_from_logits],
     "loss-unsuited": [head_with_a_relu, categorical_loss_of_one_unit],
-    "head-saturated": [huge_head],
+    "head-saturated": [huge_head, date_in_seconds_beside_the_text],
     "optimizer-unsuited": [gradient_descent, epsilon_above_the_gradients],
     "gradient-clipped-to-nothing": [clip_below_epsilon],
     "schedule-ends-early": [schedule_of_five_steps, schedule_that_falls_at_each_step, schedule_that_never_rises],

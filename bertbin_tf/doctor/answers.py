@@ -147,6 +147,11 @@ class Answers:
         """What the last dense layer gets for the first batch, or `None` if it cannot be asked."""
         return None if self._encode is None else self._encode(self._data.first[0])
 
+    @property
+    def largest_feature(self) -> float:
+        """The largest absolute value in `first_features`; NaN if they cannot be had."""
+        return math.nan if self.first_features is None else float(np.abs(self.first_features).max())
+
     @functools.cached_property
     def probe_auc(self) -> float:
         """`cross_validated_auc` of `features`; NaN if they cannot be had or are not finite."""
@@ -206,6 +211,8 @@ def _num_rows(x):
 
 
 def _padded(array, tokens):
+    if array.shape != tokens.ids.shape:  # a column that is no text
+        return array
     value = tokens.padding if np.array_equal(array, tokens.ids) else 0
     return np.pad(array, [(0, 0), (0, NUM_PADDINGS)], constant_values=value)
 

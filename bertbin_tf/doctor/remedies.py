@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from bertbin_tf.doctor.evidence import HEALTHY_PACE, TOO_SLOW_PACE
+from bertbin_tf.doctor.evidence import HEALTHY_PACE, TOO_SLOW_PACE, UNSCALED
 from bertbin_tf.doctor.regimen import Regimen
 
 HEALTHY_DROPOUT = 0.1  # Devlin et al., 2019, appendix A.2
@@ -152,6 +152,8 @@ def begin_at_base_rate(regimen: Regimen) -> None:
     layer, rate = regimen.evidence.patient.logit_layer, regimen.evidence.base_rate
     if layer is None or layer.units != 1 or layer.bias is None or not 0 < rate < 1:
         raise Untreatable("the head has no unit with a bias that could begin at the base rate")
+    if regimen.evidence.answers.largest_feature > UNSCALED:
+        raise Untreatable("what the head gets beside the text must be scaled by hand")
     log_odds = float(np.log(rate / (1 - rate)))
     layer.kernel.assign(tf.zeros_like(layer.kernel.value))
     layer.bias.assign([log_odds])

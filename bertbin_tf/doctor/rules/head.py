@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from bertbin_tf.doctor.evidence import Evidence
+from bertbin_tf.doctor.evidence import UNSCALED, Evidence
 from bertbin_tf.doctor.rules.registry import Proof, rule
 
 HEAD = "outputs = keras.layers.Dense(1, activation='sigmoid', dtype='float32')(features)"
@@ -119,6 +119,13 @@ def head_saturated(evidence: Evidence) -> Proof | None:
     share = float((np.abs(logits) > CERTAIN).mean())
     if share < 0.5 or evidence.answers.loss < 2 * max(evidence.entropy, 0.1):
         return None
+    largest = evidence.answers.largest_feature
+    if largest > UNSCALED:
+        return Proof(
+            f"{share:.0%} of the first logits lie beyond {CERTAIN}, for of what the head gets the largest is "
+            f"{largest:.1e}, where an encoder's features are near 1",
+            "columns = keras.layers.Normalization()(columns)  # what is no text, adapted to the training rows",
+        )
     return Proof(
         f"{share:.0%} of the first logits lie beyond {CERTAIN}, and the first loss is {evidence.answers.loss:.1f}, "
         f"where the base rate alone gives {evidence.entropy:.2f}",
