@@ -129,5 +129,5 @@ def head_saturated(evidence: Evidence) -> Proof | None:
     return Proof(
         f"{share:.0%} of the first logits lie beyond {CERTAIN}, and the first loss is {evidence.answers.loss:.1f}, "
         f"where the base rate alone gives {evidence.entropy:.2f}",
-        "keras.layers.Dense(1, 'sigmoid', kernel_initializer='zeros', bias_initializer=LogOdds(base_rate))",
+        "keras.layers.Dense(1, 'sigmoid', bias_initializer=LogOdds(base_rate))  # and Keras' own kernel_initializer",
     )
