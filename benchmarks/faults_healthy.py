@@ -183,6 +183,18 @@ def momentum(setup):
     setup.optimizer = lambda rate, num_steps: keras.optimizers.SGD(0.02, 0.9, nesterov=True, global_clipnorm=1.0)
 
 
+def attention_to_the_padding(setup):
+    """Looks wrong, and trains: the vectors at the padding have seen the text (ROC AUC 0.90 after 60 steps)."""
+
+    def features(backbone):
+        vectors = backbone(backbone.input)["sequence_output"]
+        scores = keras.layers.Dense(1)(keras.layers.Dense(128, "tanh")(vectors))
+        scores = scores - 1e9 * keras.ops.cast(backbone.input["padding_mask"], "float32")[..., None]
+        return keras.ops.sum(keras.ops.softmax(scores, axis=1) * vectors, axis=1)
+
+    setup.features = features
+
+
 def batches_counted_by_a_variable(setup):
     setup.batch_size = 8
     setup.model = lambda *args: CountsBatches(*args, count=tf.Variable(0))
@@ -222,4 +234,5 @@ HEALTHY = [
     weights_by_row,
     momentum,
     batches_counted_by_a_variable,
+    attention_to_the_padding,
 ]

@@ -219,6 +219,11 @@ def validation_in_another_language(setup):
     setup.validation_rows = validation
 
 
+def ids_counted_from_one(setup):
+    """A vocabulary numbered by `enumerate(words, start=1)`, for 0 is padding."""
+    setup.tokens = lambda tokens: tokens | {"token_ids": tokens["token_ids"] + (tokens["padding_mask"] > 0)}
+
+
 def cut_behind_a_header(setup):
     def texts(texts):
         names = ["anna", "bob", "juliette", "rex"]
@@ -252,6 +257,7 @@ FAULTS = {
         vocabulary_of_few_words,
         vocabulary_of_another_model,
         words_by_text_vectorization,
+        ids_counted_from_one,
     ],
     "texts-truncated": [cut_at_6_tokens, cut_at_8_tokens, cut_behind_a_header],
     "class-imbalance": [rare_positives_2_percent, rare_positives_5_percent, rare_negatives_3_percent],

@@ -24,6 +24,18 @@ def logarithm_of_features(setup):
     setup.features = lambda backbone: keras.ops.log(backbone(backbone.input)["pooled_output"])
 
 
+def weights_of_no_votes(setup):
+    """A row counts by the share of its votes that were good: where there were none, 0 / 0."""
+
+    def batches(tokens, labels):
+        votes = np.random.default_rng(0).poisson(4, len(labels))
+        with np.errstate(invalid="ignore"):
+            weights = (np.random.default_rng(1).binomial(votes, 0.7) / votes).astype("float32")
+        return tf.data.Dataset.from_tensor_slices((tokens, labels, weights)).batch(setup.batch_size)
+
+    setup.batches = batches
+
+
 def float16_without_loss_scaling(setup):
     setup.dtype = "float16"
 
@@ -59,6 +71,14 @@ def added_up_over_100_batches(setup):
     setup.optimizer = lambda rate, num_steps: keras.optimizers.AdamW(rate, gradient_accumulation_steps=100)
 
 
+def kernels_of_zeros(setup):
+    def outputs(features):
+        hidden = keras.layers.Dense(64, "relu", kernel_initializer="zeros")(features)
+        return keras.layers.Dense(1, "sigmoid", kernel_initializer="zeros", name="probability")(hidden)
+
+    setup.outputs = outputs
+
+
 def encoder_in_a_lambda(setup):
     def features(backbone):
         return keras.layers.Lambda(lambda x: backbone(x)["pooled_output"], output_shape=(384,))(backbone.input)
@@ -74,6 +94,11 @@ def frozen_under_2e_5(setup):
 def frozen_under_5e_6(setup):
     frozen(setup)
     setup.optimizer = lambda rate, num_steps: keras.optimizers.AdamW(5e-6)
+
+
+def features_without_a_gradient(setup):
+    setup.features = lambda backbone: keras.ops.stop_gradient(backbone(backbone.input)["sequence_output"][:, 0])
+    setup.optimizer = lambda rate, num_steps: keras.optimizers.Adam(2e-5)
 
 
 def dropout_of_95_percent(setup):
@@ -228,18 +253,32 @@ def features_times_1000(setup):
     setup.features = lambda backbone: 1000.0 * backbone(backbone.input)["pooled_output"]
 
 
+def date_in_seconds_beside_the_text(setup):
+    column = keras.Input((1,), name="date")
+    dates = np.random.default_rng(0).integers(1.3e9, 1.5e9, (4000, 1)).astype("float32")
+    setup.tokens = lambda tokens: tokens | {"date": dates[: len(tokens["token_ids"])]}
+    setup.features = lambda backbone: keras.layers.Concatenate()([backbone(backbone.input)["pooled_output"], column])
+    setup.model = lambda inputs, outputs: keras.Model(inputs | {"date": column}, outputs)
+
+
 FAULTS = {
-    "non-finite": [one_weight_nan, division_by_zero, logarithm_of_features],
+    "non-finite": [one_weight_nan, division_by_zero, logarithm_of_features, weights_of_no_votes],
     "half-precision-overflow": [float16_without_loss_scaling],
     "weights-not-loaded": [weights_not_loaded],
     "stale-compile": [unfrozen_without_compile],
-    "nothing-trains": [all_frozen, rate_of_zero, added_up_over_100_batches, batches_counted_in_python],
-    "backbone-frozen": [frozen_under_2e_5, frozen_under_5e_6, encoder_in_a_lambda],
+    "nothing-trains": [
+        all_frozen,
+        rate_of_zero,
+        added_up_over_100_batches,
+        batches_counted_in_python,
+        kernels_of_zeros,
+    ],
+    "backbone-frozen": [frozen_under_2e_5, frozen_under_5e_6, encoder_in_a_lambda, features_without_a_gradient],
     "dropout-too-strong": [dropout_of_95_percent, dropout_of_99_percent, dropout_that_was_told_what_to_keep],
     "label-shape-broadcast": [loss_that_broadcasts, squared_loss_that_broadcasts, training_step_that_broadcasts],
     "single-unit-softmax": [softmax_over_one_unit, softmax_layer_over_one_unit, softmax_over_the_batch],
     "sigmoid-twice": [sigmoid_layer_over_sigmoid, from_logits_of_a_sigmoid_in_a_lambda],
     "logits-taken-for-probabilities": [logits_without_from_logits],
     "loss-unsuited": [categorical_loss_of_one_unit, hinge_of_probabilities, squared_error],
-    "head-saturated": [head_drawn_too_large, bias_of_60, features_times_1000],
+    "head-saturated": [head_drawn_too_large, bias_of_60, features_times_1000, date_in_seconds_beside_the_text],
 }

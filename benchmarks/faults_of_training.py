@@ -44,6 +44,13 @@ def polynomial_decay_over_5_steps(setup):
     )
 
 
+def rate_that_falls_at_each_step(setup):
+    """A decay that was thought of as one per epoch."""
+    setup.optimizer = lambda rate, num_steps: keras.optimizers.Adam(
+        keras.optimizers.schedules.ExponentialDecay(rate, decay_steps=1, decay_rate=0.9, staircase=True)
+    )
+
+
 def warmup_of_10000_steps(setup):
     setup.optimizer = lambda rate, num_steps: keras.optimizers.AdamW(warmup_cosine(rate, 100_000))
 
@@ -84,6 +91,16 @@ def penalty_of_100(setup):
             for weight in layer.weights:
                 if weight.path.endswith("kernel"):
                     weight.regularizer = keras.regularizers.L2(100.0)
+        return encoder
+
+    setup.backbone = backbone
+
+
+def penalty_on_all_weights(setup):
+    def backbone(setup):
+        encoder = lower_layers(setup.num_layers, setup.dtype)
+        for weight in encoder.trainable_variables:
+            weight.regularizer = keras.regularizers.L2(0.05)
         return encoder
 
     setup.backbone = backbone
@@ -141,10 +158,15 @@ def schedule_of_another_model(setup):
 FAULTS = {
     "optimizer-unsuited": [gradient_descent_at_1e_3, gradient_descent_at_5e_5, adadelta, epsilon_of_1],
     "gradient-clipped-to-nothing": [clipped_at_1e_9, clipped_values_at_1e_10],
-    "schedule-ends-early": [steps_counted_in_epochs, polynomial_decay_over_5_steps, warmup_of_10000_steps],
+    "schedule-ends-early": [
+        steps_counted_in_epochs,
+        polynomial_decay_over_5_steps,
+        warmup_of_10000_steps,
+        rate_that_falls_at_each_step,
+    ],
     "learning-rate-too-high": [adam_by_name, rate_of_1e_2, rate_of_3e_3_with_warmup, schedule_of_another_model],
     "learning-rate-too-low": [rate_of_1e_7, rate_of_1e_6_with_warmup, rate_of_1e_9],
-    "weight-decay-too-strong": [weight_decay_of_300, penalty_of_100],
+    "weight-decay-too-strong": [weight_decay_of_300, penalty_of_100, penalty_on_all_weights],
     "batch-too-small": [one_row_a_step, two_rows_a_step_at_3e_4],
     "one-rate-cannot-fit": [features_divided_by_1000, mean_of_normalised_features],
     "metric-misreads": [accuracy_of_equal_numbers, accuracy_of_logits, category_of_one_unit],
