@@ -6,8 +6,6 @@ import numpy as np
 import scipy.stats
 from faults_baselines import BASELINES, NAMES
 
-from bertbin_tf.doctor.remedies import REMEDIES
-
 # A fault of these does not keep the model from training, but from being judged: what its user reads is off.
 MISJUDGED = {"metric-misreads", "leak-between-splits", "train-validation-mismatch"}
 POINTS, AUC = 0.05, 0.05
@@ -99,10 +97,12 @@ def print_treatment(cases, runs):
     treated = [
         (case, runs["treat"][case.name], runs["train"][case.twin.name]) for case in cases if case.name in runs["treat"]
     ]
-    treatable = [(case, line, twin) for case, line, twin in treated if case.codes[0] in REMEDIES]
+    # What `treat` says is not for a program to mend is left as it was, and told apart.
+    treatable = [(case, line, twin) for case, line, twin in treated if case.codes[0] not in line["left"]]
     within = [line.get("accuracy", 0.0) >= twin["accuracy"] - 0.02 for _, line, twin in treatable]
     print("\nTreatable faults that train after `treat` to within 2 points of the healthy twin\n")
     print(f"  {share(within)}")
+    print(f"  left to the user: {', '.join(case.name for case, line, _ in treated if case.codes[0] in line['left'])}")
     for (case, line, twin), is_within in zip(treatable, within, strict=True):
         if not is_within:
             reason = line.get("raised") or "; ".join(line["left"].values()) or "; ".join(line["changes"])

@@ -788,7 +788,7 @@ def test_sick_case_is_named(code, case, eager, monkeypatch):
     diagnosis = diagnose(*case(), budget=1e-3)  # concluded, and nothing tried
     assert diagnosis.cause == code, str(diagnosis)
     assert {finding.status for finding in diagnosis.findings} == {"suspected"}
-    unread = [line for line in diagnosis.unread if not line.startswith("trials: not all could be made within")]
+    unread = [line for line in diagnosis.unread if not line.startswith("trials: not all could be made")]
     # Of these the model, the loss or the data raise somewhere, and that is said too.
     said = ("data-exhausted", "non-finite", "backbone-frozen", "label-shape-broadcast", "input-order-wrong")
     assert not unread or code in said, str(diagnosis)

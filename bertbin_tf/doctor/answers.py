@@ -17,7 +17,6 @@ from bertbin_tf.doctor.dropped import dropped_shares
 from bertbin_tf.doctor.patient import Patient
 
 NUM_FEATURE_ROWS = 512
-NUM_PADDINGS = 8
 
 
 class Answers:
@@ -160,26 +159,22 @@ class Answers:
         return cross_validated_auc(*self.features)
 
     @functools.cached_property
-    def padding_effect(self) -> float:
-        """How far eight more paddings move the features of the first rows, relative to their spread; NaN if unknown."""
-        return self._effect_of(_padded)
-
-    @functools.cached_property
     def read_padding(self) -> float:
-        """How far other ids in the place of padding move the features, as `padding_effect`."""
-        return self._effect_of(_with_other_padding)
-
-    def _effect_of(self, change):
+        """How far other ids in the place of padding move the first rows' features, relative to their spread; NaN if
+        unknown."""
         x = self._data.first[0]
         tokens = find_tokens(keras.tree.map_structure(np.asarray, x))
         if self._encode is None or tokens is None or tokens.mask is None or self._data.tokens is None:
             return math.nan
         tokens.padding = self._data.tokens.padding
-        changed = keras.tree.map_structure(lambda array: change(np.asarray(array), tokens), x)
-        try:
-            before, after = self._encode(x), self._encode(changed)
-        except Exception:  # a fixed length, or no more positions
-            return math.nan
+
+        def with_other_padding(tensor):
+            array = np.asarray(tensor)
+            if not np.array_equal(array, tokens.ids):
+                return array
+            return np.where(tokens.is_padding, tokens.ids.max(), array).astype(array.dtype)
+
+        before, after = self._encode(x), self._encode(keras.tree.map_structure(with_other_padding, x))
         return float(np.abs(after - before).mean() / max(before.std(axis=0).mean(), 1e-12))
 
     @functools.cached_property
@@ -208,16 +203,3 @@ def flat(outputs) -> np.ndarray:
 
 def _num_rows(x):
     return len(keras.tree.flatten(x)[0])
-
-
-def _padded(array, tokens):
-    if array.shape != tokens.ids.shape:  # a column that is no text
-        return array
-    value = tokens.padding if np.array_equal(array, tokens.ids) else 0
-    return np.pad(array, [(0, 0), (0, NUM_PADDINGS)], constant_values=value)
-
-
-def _with_other_padding(array, tokens):
-    if not np.array_equal(array, tokens.ids):
-        return array
-    return np.where(tokens.is_padding, tokens.ids.max(), array).astype(array.dtype)

@@ -33,6 +33,7 @@ class Batches:
         gives_nothing_again: Bool, whether a second reading came to nothing.
         is_whole: Bool, whether the source came to its end.
         is_shuffled_by_fit: Bool, whether `fit` shuffles it, as it does with arrays.
+        is_py_dataset: Bool, whether it is a `keras.utils.PyDataset`, of which `fit` shuffles the batches as they are.
         problem: String, why nothing or not all could be read, or an empty string.
     """
 
@@ -40,6 +41,7 @@ class Batches:
         self.batches, self.labels_by_batch, self.is_whole, self.problem = [], [], False, ""
         self.gives_nothing_again, self.num_batches = False, _count(source)
         self.is_shuffled_by_fit = _is_arrays(source)
+        self.is_py_dataset = isinstance(source, keras.utils.PyDataset)
         if isinstance(source, Iterator):
             self.problem = (
                 f"the data are a {type(source).__name__}, which can be read only once, so they were left unread. "

@@ -19,8 +19,8 @@ from bertbin_tf.metrics import label_entropy
 
 # In logits a step: that of the default head on MiniLM's features, 0.4 in the mean of 384, at 1e-4.
 HEALTHY_PACE = 0.015
-# So slow a head takes 50,000 steps from even odds to a probability of 0.73.
-TOO_SLOW_PACE = 2e-5
+# So slow a head takes 20,000 steps from even odds to a probability of 0.73.
+TOO_SLOW_PACE = 5e-5
 # What the head gets from an encoder is near 1; a column of its own, such as a date in seconds, is near 1e9.
 UNSCALED = 100.0
 

@@ -86,14 +86,16 @@ def diagnose(
             try:
                 findings = trials().try_all(findings)
                 if trials().ran_out:
-                    unread.append(f"trials: not all could be made within the budget of {budget:g} s")
+                    unread.append(f"trials: not all could be made within {budget:g} s, for another takes longer")
             except Exception as error:  # a strange model must not cost the findings
                 failed.setdefault(in_one_line(error), []).append("no cure could be tried")
         if any(finding.stands for finding in findings):  # which explain all but a `fit` that fails
             symptoms = tuple(filter(None, [failure_of(evidence)]))
         else:
             symptoms = symptoms_of(evidence)
-    unread += [f"{', '.join(codes)}: {reason}" for reason, codes in failed.items()]
+    for reason, codes in failed.items():
+        is_said = any(reason in symptom for symptom in symptoms)
+        unread.append(f"{', '.join(codes)}: {'what `fit` cannot take, they cannot either' if is_said else reason}")
     treatment = Treatment(evidence, train_data, validation_data, pretrained)
     return Diagnosis(tuple(findings), symptoms, tuple(unread), time.monotonic() - started, treatment)
 

@@ -10,7 +10,7 @@ from bertbin_tf.doctor.evidence import HEALTHY_PACE, TOO_SLOW_PACE, UNSCALED
 from bertbin_tf.doctor.regimen import Regimen
 
 HEALTHY_DROPOUT = 0.1  # Devlin et al., 2019, appendix A.2
-FIRST_SPREAD = 0.5  # of the first logits, at most; Keras' own head has 0.1 to 0.6 on MiniLM's features
+FIRST_SIZE = 0.5  # of the first logits, at most; Keras' own head has 0.1 to 0.6 on MiniLM's features
 
 
 class Untreatable(Exception):
@@ -159,7 +159,8 @@ def begin_at_base_rate(regimen: Regimen) -> None:
     features, kernel = regimen.evidence.answers.first_features, np.asarray(layer.kernel)
     # A kernel of zeros lets no gradient through at first, and Adam's epsilon may hold the encoder there.
     products = np.zeros(1) if features is None else features @ kernel
-    scale = 0.0 if features is None else min(1.0, FIRST_SPREAD / max(float(products.std()), 1e-12))
+    size = float(np.sqrt((products**2).mean()))
+    scale = 0.0 if features is None else min(1.0, FIRST_SIZE / max(size, 1e-12))
     layer.kernel.assign(scale * kernel)
     layer.bias.assign([log_odds - scale * float(products.mean())])
     regimen.changes.append(

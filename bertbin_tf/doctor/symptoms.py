@@ -1,5 +1,8 @@
 """What is not as it should be, whatever the cause."""
 
+import re
+import textwrap
+
 import numpy as np
 
 from bertbin_tf.doctor.batches import to_tensors
@@ -56,4 +59,6 @@ def failure_of(evidence: Evidence) -> str:
 
 def in_one_line(error: Exception) -> str:
     """Returns the kind of an error and what it says, which may be pages."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    # TensorFlow begins with where in its graph it was.
+    said = re.sub(r"\{\{.*?\}\}", "", f"{type(error).__name__}: {error}")
+    return textwrap.shorten(said, 300, placeholder=" ...")

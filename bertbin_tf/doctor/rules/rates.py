@@ -20,10 +20,14 @@ def batch_too_small(evidence: Evidence) -> Proof | None:
     sizes = evidence.train.sizes
     if len(sizes) < 8 or np.median(sizes) > 2 or evidence.steps.num_accumulated > 1:
         return None
-    return Proof(
-        f"batches have {int(np.median(sizes))} row{'s' if np.median(sizes) > 1 else ''}",
-        "dataset = dataset.unbatch().batch(32)  # or gradient_accumulation_steps=16 in the optimizer",
-    )
+    said = f"batches have {int(np.median(sizes))} row{'s' if np.median(sizes) > 1 else ''}"
+    layers = [layer for layer in evidence.patient.all_layers if isinstance(layer, keras.layers.BatchNormalization)]
+    if layers:  # which would see no more rows
+        return Proof(
+            f"{said}, and {layers[0].name} takes their mean off them, of one row all there is",
+            "dataset = dataset.unbatch().batch(32)  # or LayerNormalization for BatchNormalization",
+        )
+    return Proof(said, "dataset = dataset.unbatch().batch(32)  # or gradient_accumulation_steps=16 in the optimizer")
 
 
 @rule

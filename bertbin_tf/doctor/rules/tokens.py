@@ -88,15 +88,7 @@ def padding_mask_wrong(evidence: Evidence) -> Proof | None:
         )
     if fault := _fault_of(tokens.mask, tokens.is_padding):
         return Proof(f"{fault} (id {tokens.padding} at the end of a row)", compute)
-    if fault := _fault_of_own_mask(evidence):
-        return fault
-    if evidence.answers.padding_effect > 0.1:
-        return Proof(
-            f"eight more paddings, masked, move what the head sees by {evidence.answers.padding_effect:.0%} of its "
-            "spread over texts: the model does not heed its mask",
-            "features = backbone({'token_ids': ids, 'padding_mask': mask, 'segment_ids': segments})  # the mask too",
-        )
-    return None
+    return _fault_of_own_mask(evidence)
 
 
 @rule
@@ -172,7 +164,7 @@ def texts_truncated(evidence: Evidence) -> Proof | None:
         return Proof(
             f"{share:.0%} of the texts fill all {length} tokens, so they were cut there, and {tokens.shared_share:.0%} "
             "of what is left are phrases that most texts have, such as a header",
-            f"preprocessor = load_preprocessor(preset, sequence_length={max(64, 4 * length)})  # or without the header",
+            f"preprocessor = load_preprocessor(preset, sequence_length={max(64, 4 * length)})  # or cut the header",
         )
     if length > SHORT or len(set(tokens.lengths)) == 1 and length > 16:
         return None
