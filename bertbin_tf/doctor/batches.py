@@ -75,14 +75,15 @@ class Batches:
         return to_tensors(_slice(self.batches[0], slice(32)))
 
     @functools.cached_property
-    def num_not_finite(self) -> dict[str, int]:
-        """How many rows have NaN or infinity in them, of inputs and of sample weights."""
+    def num_nan(self) -> dict[str, int]:
+        """How many rows have NaN in them, by where: in the inputs or in the sample weight."""
         counts = {"inputs": 0, "sample weight": 0}
         for x, _, weight in self.batches:
             for name, arrays in (("inputs", x), ("sample weight", weight)):
                 floats = [np.asarray(array) for array in keras.tree.flatten(arrays) if array is not None]
-                floats = [array for array in floats if array.dtype.kind == "f"]
-                bad = [~np.isfinite(array.reshape(len(array), -1)).all(axis=1) for array in floats]
+                bad = [
+                    np.isnan(array.reshape(len(array), -1)).any(axis=1) for array in floats if array.dtype.kind == "f"
+                ]
                 counts[name] += int(np.any(bad, axis=0).sum()) if bad else 0
         return counts
 

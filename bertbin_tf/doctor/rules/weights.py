@@ -25,12 +25,12 @@ def non_finite(evidence: Evidence) -> Proof | None:
             f"{len(bad)} of {len(evidence.patient.model.weights)} weights hold NaN or infinity, {bad[0]} among them",
             "model = build()  # weights once NaN stay so: begin anew, at a lower rate, with TerminateOnNaN()",
         )
-    for name, num_rows in evidence.train.num_not_finite.items():
+    for name, num_rows in evidence.train.num_nan.items():
         if num_rows:
             return Proof(
-                f"{num_rows:,} of {evidence.train.num_rows:,} rows have NaN or infinity as {name}: the first batch "
-                "with one of them makes all weights NaN",
-                "frame = frame.replace([np.inf, -np.inf], np.nan).dropna()  # before the dataset is made of it",
+                f"{num_rows:,} of {evidence.train.num_rows:,} rows have NaN in their {name}: the first batch with one "
+                "of them makes all weights NaN",
+                "frame = frame.dropna()  # or fillna(0), before the dataset is made of it",
             )
     # Too large for half precision is a code of its own.
     if (
