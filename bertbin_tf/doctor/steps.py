@@ -135,9 +135,9 @@ class Steps:
 
     @property
     def is_encoder_cut_off(self) -> bool:
-        """Whether no gradient reaches the encoder, trainable as it is, though one reaches the last dense layer."""
-        moves = self.encoder_moves
-        return bool(moves) and not any(move.gradient_norm for move in moves.values()) and self._reaches("kernel")
+        """Whether no gradient reaches a trainable encoder, though one reaches the head, of which a kernel of 0 may grow."""
+        gradients = [move.gradient_norm for move in self.encoder_moves.values()]
+        return self.highest_rate > 0 and bool(gradients) and not any(gradients) and self._reaches("kernel")
 
     @property
     def moves_only_a_bias(self) -> bool:
