@@ -135,7 +135,7 @@ class Steps:
 
     @property
     def is_encoder_cut_off(self) -> bool:
-        """Whether no gradient reaches a trainable encoder, though one reaches the head, of which a kernel of 0 may grow."""
+        """Whether no gradient reaches a trainable encoder, though one reaches the head, and the rate is not 0."""
         gradients = [move.gradient_norm for move in self.encoder_moves.values()]
         return self.highest_rate > 0 and bool(gradients) and not any(gradients) and self._reaches("kernel")
 
