@@ -1063,6 +1063,7 @@ def test_treated_model_trains(eager, monkeypatch):
         segments_as_tokens,
         mask_of_ones,
         kernels_of_zeros,
+        huge_head,
     ],
 )
 @pytest.mark.filterwarnings("ignore")

@@ -156,16 +156,14 @@ def begin_at_base_rate(regimen: Regimen) -> None:
     if regimen.evidence.answers.largest_feature > UNSCALED:
         raise Untreatable("what the head gets beside the text must be scaled by hand")
     log_odds = float(np.log(rate / (1 - rate)))
-    features, kernel = regimen.evidence.answers.first_features, np.asarray(layer.kernel)
+    features = regimen.evidence.answers.first_features
     # A kernel of zeros lets no gradient through at first, and Adam's epsilon may hold the encoder there.
-    products = np.zeros(1) if features is None else features @ kernel
-    size = float(np.sqrt((products**2).mean()))
-    scale = 0.0 if features is None else min(1.0, FIRST_SIZE / max(size, 1e-12))
-    layer.kernel.assign(scale * kernel)
-    layer.bias.assign([log_odds - scale * float(products.mean())])
-    regimen.changes.append(
-        f"{layer.name}: kernel times {scale:.2g}, bias such that the first answers are near the base rate {rate:.3g}"
-    )
+    if features is None or np.sqrt(((features @ np.asarray(layer.kernel)) ** 2).mean()) > FIRST_SIZE:
+        layer.kernel.assign(keras.initializers.GlorotUniform(seed=0)(layer.kernel.shape))
+        regimen.changes.append(f"{layer.name}: kernel drawn anew")
+    mean = 0.0 if features is None else float((features @ np.asarray(layer.kernel)).mean())
+    layer.bias.assign([log_odds - mean])
+    regimen.changes.append(f"{layer.name}: bias {log_odds - mean:.2f}, for answers near the base rate {rate:.3g}")
 
 
 def shuffle(regimen: Regimen) -> None:
