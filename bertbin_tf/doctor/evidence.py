@@ -87,20 +87,24 @@ class Evidence:
         move = self.steps.moves[self.patient.logit_name]
         return move.update_norm / move.size**0.5 * float(np.abs(features).sum(axis=1).mean())
 
+    @property
+    def has_layers_apart(self) -> bool:
+        """Whether at the user's rate some layer of the encoder is too fast while another that moves is too slow."""
+        moved = [move.relative_step for move in self.steps.encoder_moves.values() if move.relative_step > 0]
+        return bool(moved) and max(moved) > TOO_FAST and min(moved) < TOO_SLOW
+
     @functools.cached_property
     def layer_multipliers(self) -> dict[str, float]:
         """By layer of the encoder, the factor on the rate that is healthy for most which makes it healthy for this one.
 
-        Layers that need none are left out. Empty where all are too fast, or all too slow: then it is the one rate.
+        Layers that need none are left out. Empty without `has_layers_apart`: then one rate can fit.
         """
-        moved = {layer: move.relative_step for layer, move in self.steps.encoder_moves.items() if move.relative_step}
-        if not moved or max(moved.values()) < TOO_FAST or min(moved.values()) > TOO_SLOW:
+        if not self.has_layers_apart:
             return {}
         scale = self.steps.healthy_rate / self.steps.highest_rate
+        relative = {layer: move.relative_step * scale for layer, move in self.steps.encoder_moves.items()}
         return {
-            layer: HEALTHY_STEP / (step * scale)
-            for layer, step in moved.items()
-            if step * scale > TOO_FAST or step * scale < TOO_SLOW
+            layer: HEALTHY_STEP / step for layer, step in relative.items() if step > TOO_FAST or 0 < step < TOO_SLOW
         }
 
     @functools.cached_property

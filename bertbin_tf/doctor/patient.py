@@ -92,28 +92,26 @@ class Patient:
     @functools.cached_property
     def vocabulary_size(self) -> int | None:
         """The number of rows of the token embedding, or `None`."""
-        return max((layer.input_dim for layer in self._embeddings), default=None)
+        return max((layer.input_dim for layer in self._layers_of(keras.layers.Embedding)), default=None)
 
     @functools.cached_property
     def hidden_dim(self) -> int:
         """The width of the embeddings, 0 if there are none."""
-        return max((layer.output_dim for layer in self._embeddings), default=0)
+        return max((layer.output_dim for layer in self._layers_of(keras.layers.Embedding)), default=0)
 
-    @property
-    def _embeddings(self):
-        return [layer for layer in self.all_layers if isinstance(layer, keras.layers.Embedding)]
+    def _layers_of(self, kind):
+        return [layer for layer in self.all_layers if isinstance(layer, kind)]
 
     @functools.cached_property
     def logit_layer(self) -> keras.layers.Layer | None:
         """The last dense layer, whose output becomes the answer."""
-        dense = [layer for layer in self.all_layers if isinstance(layer, keras.layers.Dense) and layer.built]
-        return next((layer for layer in reversed(dense) if layer.units in (1, 2)), None)
+        dense = self._layers_of(keras.layers.Dense)
+        return next((layer for layer in reversed(dense) if layer.built and layer.units in (1, 2)), None)
 
     @property
     def zero_layers(self) -> list[keras.layers.Dense]:
         """The dense layers whose kernel is all zeros."""
-        dense = [layer for layer in self.all_layers if isinstance(layer, keras.layers.Dense) and layer.built]
-        return [layer for layer in dense if not np.any(layer.kernel)]
+        return [layer for layer in self._layers_of(keras.layers.Dense) if layer.built and not np.any(layer.kernel)]
 
     @property
     def logit_name(self) -> str:
@@ -147,9 +145,7 @@ class Patient:
     @property
     def strong_dropouts(self) -> list[keras.layers.Dropout]:
         """The layers that drop more than half of their inputs."""
-        return [
-            layer for layer in self.all_layers if isinstance(layer, keras.layers.Dropout) and layer.rate > MAX_DROPOUT
-        ]
+        return [layer for layer in self._layers_of(keras.layers.Dropout) if layer.rate > MAX_DROPOUT]
 
     @property
     def is_float16(self) -> bool:

@@ -67,13 +67,12 @@ def let_train(regimen: Regimen) -> None:
         raise Untreatable("what is behind the last dense layer must be taken out by hand")
     if regimen.evidence.steps.is_own_step_idle:
         raise Untreatable("the model's own `train_step` must be mended by hand")
-    zeros = regimen.evidence.patient.zero_layers
     if regimen.evidence.steps.moves_only_a_bias:
+        zeros = regimen.evidence.patient.zero_layers
         if not zeros:
             raise Untreatable("what makes the features 0 of every text must be taken out by hand")
         for layer in zeros:
-            layer.kernel.assign(keras.initializers.GlorotUniform(seed=0)(layer.kernel.shape))
-            regimen.changes.append(f"{layer.name}: kernel drawn anew, which was 0")
+            _draw_kernel(regimen, layer)
     elif regimen.evidence.steps.has_no_step:
         regimen.optimizer_config["gradient_accumulation_steps"] = None
         regimen.changes.append("optimizer: gradient_accumulation_steps=None")
@@ -159,8 +158,7 @@ def begin_at_base_rate(regimen: Regimen) -> None:
     features = regimen.evidence.answers.first_features
     # A kernel of zeros lets no gradient through at first, and Adam's epsilon may hold the encoder there.
     if features is None or np.sqrt(((features @ np.asarray(layer.kernel)) ** 2).mean()) > FIRST_SIZE:
-        layer.kernel.assign(keras.initializers.GlorotUniform(seed=0)(layer.kernel.shape))
-        regimen.changes.append(f"{layer.name}: kernel drawn anew")
+        _draw_kernel(regimen, layer)
     mean = 0.0 if features is None else float((features @ np.asarray(layer.kernel)).mean())
     layer.bias.assign([log_odds - mean])
     regimen.changes.append(f"{layer.name}: bias {log_odds - mean:.2f}, for answers near the base rate {rate:.3g}")
@@ -216,6 +214,12 @@ def restore(regimen: Regimen) -> None:
     """The pre-trained weights, where the caller gave an untouched encoder."""
     if not regimen.restore():
         raise Untreatable("pre-trained weights are needed: give `pretrained`, an encoder of the same layers")
+
+
+def _draw_kernel(regimen, layer):
+    """Gives a dense layer a kernel as Keras draws it."""
+    layer.kernel.assign(keras.initializers.GlorotUniform(seed=0)(layer.kernel.shape))
+    regimen.changes.append(f"{layer.name}: kernel drawn anew")
 
 
 def _keys(regimen):

@@ -186,6 +186,8 @@ class Trials:
             optimizer = self._build_optimizer(regimen, weights)
             for step in range(NUM_STEPS):
                 optimizer.learning_rate.assign(regimen.rates((step + 0.5) / NUM_STEPS))
+                # Not compiled: TF's registry of gradients would keep the graph of `apply`, and with it the memory of
+                # all weights and moments, until the process ends (CONTRIBUTING).
                 optimizer.apply(compute_gradients(*batches[step % len(batches)]), weights)
         tested = [regimen.map_row(*batch)[0] for batch in self._sample.test]
         answers = np.concatenate([flat(answers_to(to_tensors(x))) for x in tested])
@@ -205,13 +207,11 @@ class Trials:
         return self._compiled.setdefault(tuple(regimen.structure), functions)
 
     def _build_optimizer(self, regimen, weights):
-        """Returns an optimizer without a past."""
+        """Returns the regimen's optimizer, without a past and at a rate of 0."""
         # Too few steps to add up gradients, but where the finding is that too many are added up.
         steps = regimen.optimizer_config.get("gradient_accumulation_steps")
         optimizer = regimen.build_optimizer(
             0.0, gradient_accumulation_steps=steps if self._evidence.steps.has_no_step else None
         )
-        # Its steps are not compiled: TF's registry of gradients keeps the graph of `apply`, and with it the memory of
-        # all weights and moments, until the process ends (CONTRIBUTING).
         optimizer.build(weights)
         return optimizer

@@ -159,7 +159,7 @@ def one_rate_cannot_fit(evidence: Evidence) -> Proof | None:
     ):
         return None
     fastest, slowest = max(relative, key=relative.__getitem__), min(relative, key=relative.__getitem__)
-    if relative[fastest] > TOO_FAST and relative[slowest] < TOO_SLOW:
+    if evidence.has_layers_apart:
         multipliers = ", ".join(f"{layer!r}: {value:.2g}" for layer, value in evidence.layer_multipliers.items())
         schedule = f"warmup_cosine({steps.rate_for(epochs=1):.0e}, batches, epochs)"
         return Proof(
