@@ -124,7 +124,7 @@ def head_saturated(evidence: Evidence) -> Proof | None:
         return Proof(
             f"{share:.0%} of the first logits lie beyond {CERTAIN}, for of what the head gets the largest is "
             f"{largest:.1e}, where an encoder's features are near 1",
-            "columns = keras.layers.Normalization()(columns)  # what is no text, adapted to the training rows",
+            "features = keras.layers.LayerNormalization()(features)  # Normalization() for columns that are no text",
         )
     return Proof(
         f"{share:.0%} of the first logits lie beyond {CERTAIN}, and the first loss is {evidence.answers.loss:.1f}, "
