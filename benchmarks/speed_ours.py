@@ -1,6 +1,7 @@
 """What `speed.py` measures of this package and of keras-hub, one program each: see `turns`.
 
-python speed_ours.py train|train_xla|steps|keras_hub|predict|saved_model|peak FOLDER KIND LIMIT
+python speed_ours.py train|train_xla|steps|keras_hub|predict|saved_model|peak|
+    race|race_keras_hub FOLDER KIND LIMIT SEED
 """
 
 import os
@@ -13,8 +14,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 import tensorflow as tf
-from speed_texts import BATCH_SIZES, PREDICTED_ROWS, RATE, load_texts
-from turns import Player
+from speed_texts import BATCH_SIZES, GOAL, LOOK_EVERY, PREDICTED_ROWS, RATE, load_texts
+from turns import Player, Race
 
 from bertbin_tf import data
 from bertbin_tf.export import Servable
@@ -43,16 +44,41 @@ class EachStep(keras.callbacks.Callback):
 
 def train(folder, kind, limit, player):
     """The default recipe with all its callbacks, as `train` has it."""
-    fields = dict(sequence_length=limit, epochs=4, batch_size=BATCH_SIZES[kind])
+    *_, fit = _default_recipe(folder, kind, limit, player, epochs=4)
+    fit(EachStep(player))
+
+
+def _default_recipe(folder, kind, limit, player, epochs):
+    fields = dict(sequence_length=limit, epochs=epochs, batch_size=BATCH_SIZES[kind], seed=player.seed)
     recipe = Recipe(str(folder / f"{kind}-train.parquet"), **fields)
     made = prepare(recipe)
     tokens = next(iter(made.validation_batches))[0]
-    made.model.fit(
-        made.batches_from(0),
-        callbacks=[*build_callbacks(recipe, made.backbone, tokens, None)[:-1], EachStep(player)],
-        verbose=0,
-        shuffle=False,
-    )
+    callbacks = build_callbacks(recipe, made.backbone, tokens, None)[:-1]
+
+    def fit(counter):
+        made.model.fit(made.batches_from(0), callbacks=[*callbacks, counter], verbose=0, shuffle=False)
+
+    return made.model, made.preprocessor, fit
+
+
+def race(folder, kind, limit, player):
+    """The default recipe for one epoch, until it is good enough."""
+    _race(folder, kind, player, *_default_recipe(folder, kind, limit, player, epochs=1))
+
+
+def _race(folder, kind, player, model, preprocessor, fit):
+    """Fits until the test rows are answered well enough, by a model of its own on the weights that are trained."""
+    batches = data.tokenize(data.read(str(folder / f"{kind}-test.parquet")), preprocessor)
+    batches = list(data.batch_by_length(batches, 64))
+    asked = keras.Model(model.inputs, model.outputs)
+
+    def answer():
+        outputs = np.concatenate([asked.predict_on_batch(tokens) for tokens, _ in batches])
+        return outputs[:, 0] >= 0.5 if outputs.shape[1] == 1 else outputs[:, 1] >= outputs[:, 0]
+
+    race = Race(player, np.concatenate([labels for _, labels in batches]), answer, GOAL, LOOK_EVERY)
+    fit(EachStep(race))
+    race.end()
 
 
 def train_xla(folder, kind, limit, player):
@@ -110,18 +136,30 @@ class StepTimer(keras.callbacks.Callback):
 
 def keras_hub(folder, kind, limit, player):
     """keras-hub's `BertTextClassifier.fit` on raw texts as its guide has it, with `limit` tokens (its own: 512)."""
+    *_, fit = _classifier_of_keras_hub(folder, kind, limit, epochs=4)
+    fit(EachStep(player))
+
+
+def _classifier_of_keras_hub(folder, kind, limit, epochs):
     import keras_hub
 
     texts, labels = load_texts(folder, kind, "train")
-    backbone = load_backbone("minilm")
-    model = keras_hub.models.BertTextClassifier(
-        backbone, num_classes=2, preprocessor=load_preprocessor("minilm", limit)
-    )
+    preprocessor = load_preprocessor("minilm", limit)
+    model = keras_hub.models.BertTextClassifier(load_backbone("minilm"), num_classes=2, preprocessor=preprocessor)
     # Its default compile: Adam, sparse crossentropy from logits, `jit_compile` decided by Keras.
     model.compile(
         keras.optimizers.Adam(RATE), keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"]
     )
-    model.fit(texts, labels, batch_size=BATCH_SIZES[kind], epochs=4, callbacks=[EachStep(player)], verbose=0)
+
+    def fit(counter):
+        model.fit(texts, labels, batch_size=BATCH_SIZES[kind], epochs=epochs, callbacks=[counter], verbose=0)
+
+    return model, preprocessor, fit
+
+
+def race_keras_hub(folder, kind, limit, player):
+    """The same for one epoch, until it is good enough."""
+    _race(folder, kind, player, *_classifier_of_keras_hub(folder, kind, limit, epochs=1))
 
 
 def predict(folder, kind, limit, player):
@@ -154,12 +192,10 @@ def peak(folder, kind, limit, player):
 
 
 def main():
-    what, folder, kind, limit = sys.argv[1:]
-    np.random.seed(0)
-    programs = {
-        program.__name__: program for program in (train, train_xla, steps, keras_hub, predict, saved_model, peak)
-    }
-    programs[what](Path(folder), kind, int(limit), Player())
+    what, folder, kind, limit, seed = sys.argv[1:]
+    keras.utils.set_random_seed(int(seed))
+    programs = (train, train_xla, steps, keras_hub, predict, saved_model, peak, race, race_keras_hub)
+    {program.__name__: program for program in programs}[what](Path(folder), kind, int(limit), Player(int(seed)))
 
 
 if __name__ == "__main__":

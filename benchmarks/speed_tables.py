@@ -2,7 +2,7 @@
 
 import matplotlib.pyplot as plt
 import numpy as np
-from speed_texts import BATCH_SIZES
+from speed_texts import BATCH_SIZES, GOAL
 
 PRODUCT = 2 * 2048**3  # floating-point operations of one of the measured matrix products
 DIM, FEED_FORWARD, NUM_LAYERS = 384, 1536, 6
@@ -58,6 +58,27 @@ def _print_steps(steps):
     for rows in sorted({step["rows"] for step in steps}):
         costs = {step["length"]: _cost(step) for step in steps if step["rows"] == rows}
         print(f"{rows:>8}" + "".join(f"{costs[length]:>8.2f}" if length in costs else f"{'':>8}" for length in lengths))
+
+
+def print_races(races):
+    """Prints the seconds to the goal of each contestant, and how ours compare, seed by seed."""
+    if not races:
+        return
+    print(f"\nSeconds from start to an accuracy of {GOAL} on the test rows, short texts, one epoch at most")
+    print(f"{'':<32}{'reached':>10}{'seconds':>24}{'steps':>20}{'ours / it':>24}{'MB':>8}")
+    reached = {name: {} for name in dict.fromkeys(race["name"] for race in races)}
+    for race in races:
+        if race["reached"]:
+            reached[race["name"]][race["seed"]] = race
+    ours = reached.get("bertbin_tf", {})
+    for name, by_seed in reached.items():
+        its = [race for race in races if race["name"] == name]
+        columns = [_spread(np.array([race[key] for race in by_seed.values()]), 0) for key in ("seconds", "steps")]
+        ratios = [ours[seed]["seconds"] / race["seconds"] for seed, race in by_seed.items() if seed in ours]
+        print(
+            f"{name:<32}{f'{len(by_seed)} of {len(its)}':>10}{columns[0]:>24}{columns[1]:>20}"
+            f"{_spread(np.array(ratios), 2):>24}{max(race['megabytes'] for race in its):>8.0f}"
+        )
 
 
 def draw(results, path):
@@ -121,4 +142,6 @@ def _cost(step):
 
 
 def _spread(values, digits=1):
+    if not len(values):
+        return "-"
     return f"{np.median(values):.{digits}f} [{values.min():.{digits}f}, {values.max():.{digits}f}]"

@@ -27,9 +27,13 @@ class Player:
     """The program's side: its line of numbers for each turn, and a wait for the next one.
 
     A turn is counted in whatever the program does again and again, such as training steps.
+
+    Args:
+        seed: Int, of what the program draws; an attribute. Defaults to `0`.
     """
 
-    def __init__(self):
+    def __init__(self, seed: int = 0):
+        self.seed = seed
         self._left, self._started = 0, time.perf_counter()
 
     def wait(self, **facts) -> int:
@@ -59,6 +63,48 @@ class Player:
         work(first)
         while True:
             work(self.wait())
+
+
+class Race:
+    """Ends a training as soon as its model is good enough. What looking costs is not counted.
+
+    Args:
+        player: The `Player`.
+        labels: Int array of 0 and 1, of shape `(rows,)`, of the rows that are looked at.
+        answer: Function that returns what the model says of these rows: an array of 0 and 1 of the same shape.
+        goal: Float, the accuracy to reach.
+        every: Int, a look is taken after so many steps.
+        finish: Function that makes the model ready to answer, which is counted the last time. Defaults to `None`.
+    """
+
+    def __init__(self, player, labels, answer, goal: float, every: int, finish=None):
+        self._player, self._labels, self._answer, self._finish = player, labels, answer, finish
+        self._goal, self._every = goal, every
+        self._steps, self._uncounted, self._accuracies = 0, 0.0, {}
+
+    def step(self) -> None:
+        """Counts a step, and looks if it is time to."""
+        self._steps += 1
+        if self._steps % self._every == 0:
+            self._look()
+
+    def end(self) -> None:
+        """Ends the program if the goal was not reached."""
+        self._report(reached=False)
+
+    def _look(self):
+        began = time.perf_counter()
+        if self._finish:
+            self._finish()
+        finished = time.perf_counter()
+        self._accuracies[self._steps] = float((self._answer() == self._labels).mean())
+        reached = self._accuracies[self._steps] >= self._goal
+        self._uncounted += time.perf_counter() - (finished if reached else began)
+        if reached:
+            self._report(reached=True)
+
+    def _report(self, reached):
+        self._player.wait(reached=reached, steps=self._steps, uncounted=self._uncounted, accuracies=self._accuracies)
 
 
 class Turns:
