@@ -16,6 +16,7 @@ TWINS = {
     of_data.rare_positives_5_percent: healthy.rare_with_its_base_rate,
     of_data.rare_negatives_3_percent: healthy.rare_negatives_with_their_base_rate,
     of_data.generator_made_once: healthy.third_of_the_rows_three_times,
+    of_training.adapters_at_2e_5: healthy.adapters_at_1e_3,
     of_training.one_row_a_step: healthy.third_of_the_rows,
     of_training.two_rows_a_step_at_3e_4: healthy.third_of_the_rows,
 }

@@ -4,6 +4,7 @@ import keras
 import keras_nlp
 import numpy as np
 import tensorflow as tf
+from encoders import lower_layers
 from faults_of_models import CountsBatches
 from faults_setup import NUM_ROWS, frozen, make_rare
 
@@ -201,6 +202,47 @@ def batches_counted_by_a_variable(setup):
     setup.optimizer = lambda rate, num_steps: keras.optimizers.AdamW(warmup_cosine(rate, num_steps // 4))
 
 
+def hinge_of_signs(setup):
+    """Labels -1 and 1, which is what a hinge loss takes."""
+    setup.outputs, setup.logits = (lambda features: keras.layers.Dense(1)(features)), True
+    setup.labels = lambda labels: 2.0 * labels[:, None] - 1.0
+    setup.loss, setup.metrics = keras.losses.SquaredHinge(), ()
+
+
+class TwoOptimizers(keras.Model):
+    """Has an optimizer of its own for the head."""
+
+    def train_step(self, data):
+        x, y = data
+        with tf.GradientTape() as tape:
+            loss = self.compute_loss(x, y, self(x, training=True))
+        weights = self.trainable_weights
+        gradients = [tf.convert_to_tensor(gradient) for gradient in tape.gradient(loss, weights)]
+        self.optimizer.apply(gradients[:-2], weights[:-2])
+        self.head_optimizer.apply(gradients[-2:], weights[-2:])
+        return {"loss": loss}
+
+
+def two_optimizers(setup):
+    def prepare(model, train):
+        model.head_optimizer = keras.optimizers.SGD(0.1, momentum=0.9)
+        model.optimizer.build(model.trainable_weights[:-2])
+        model.head_optimizer.build(model.trainable_weights[-2:])
+
+    setup.model, setup.compiled = TwoOptimizers, prepare
+
+
+def with_adapters(setup):
+    encoder = lower_layers(setup.num_layers, setup.dtype)
+    encoder.enable_lora(rank=8)
+    return encoder
+
+
+def adapters_at_1e_3(setup):
+    setup.backbone = with_adapters
+    setup.optimizer = lambda rate, num_steps: keras.optimizers.AdamW(warmup_cosine(1e-3, num_steps))
+
+
 HEALTHY = [
     as_it_is,
     rare_with_its_base_rate,
@@ -235,4 +277,7 @@ HEALTHY = [
     momentum,
     batches_counted_by_a_variable,
     attention_to_the_padding,
+    hinge_of_signs,
+    two_optimizers,
+    adapters_at_1e_3,
 ]

@@ -211,6 +211,10 @@ def softmax_over_the_batch(setup):
     setup.loss = "sparse_categorical_crossentropy"
 
 
+def focal_loss_of_a_probability_as_a_logit(setup):
+    setup.loss = keras.losses.BinaryFocalCrossentropy(from_logits=True)
+
+
 def sigmoid_layer_over_sigmoid(setup):
     setup.outputs = lambda features: keras.layers.Activation("sigmoid")(keras.layers.Dense(1, "sigmoid")(features))
 
@@ -277,7 +281,11 @@ FAULTS = {
     "dropout-too-strong": [dropout_of_95_percent, dropout_of_99_percent, dropout_that_was_told_what_to_keep],
     "label-shape-broadcast": [loss_that_broadcasts, squared_loss_that_broadcasts, training_step_that_broadcasts],
     "single-unit-softmax": [softmax_over_one_unit, softmax_layer_over_one_unit, softmax_over_the_batch],
-    "sigmoid-twice": [sigmoid_layer_over_sigmoid, from_logits_of_a_sigmoid_in_a_lambda],
+    "sigmoid-twice": [
+        sigmoid_layer_over_sigmoid,
+        from_logits_of_a_sigmoid_in_a_lambda,
+        focal_loss_of_a_probability_as_a_logit,
+    ],
     "logits-taken-for-probabilities": [logits_without_from_logits],
     "loss-unsuited": [categorical_loss_of_one_unit, hinge_of_probabilities, squared_error],
     "head-saturated": [head_drawn_too_large, bias_of_60, features_times_1000, date_in_seconds_beside_the_text],

@@ -3,7 +3,7 @@
 import keras
 import tensorflow as tf
 from encoders import lower_layers
-from faults_healthy import logits_with_from_logits, third_of_the_rows
+from faults_healthy import logits_with_from_logits, third_of_the_rows, with_adapters
 
 from bertbin_tf.optimizers import warmup_cosine
 
@@ -24,6 +24,12 @@ def adadelta(setup):
 
 def epsilon_of_1(setup):
     setup.optimizer = lambda rate, num_steps: keras.optimizers.AdamW(rate, epsilon=1.0)
+
+
+def weights_put_back_on_their_mean(setup):
+    setup.optimizer = lambda rate, num_steps: keras.optimizers.AdamW(
+        rate, use_ema=True, ema_momentum=0.999, ema_overwrite_frequency=1
+    )
 
 
 def clipped_at_1e_9(setup):
@@ -106,6 +112,27 @@ def penalty_on_all_weights(setup):
     setup.backbone = backbone
 
 
+class StepWithPenalty(keras.Model):
+    """Adds the squares of all weights to the loss, as `kernel_regularizer` would of one layer."""
+
+    def train_step(self, data):
+        x, y = data
+        with tf.GradientTape() as tape:
+            loss = self.compute_loss(x, y, self(x, training=True))
+            total = loss + 0.1 * tf.add_n([tf.reduce_sum(weight**2) for weight in self.trainable_weights])
+        self.optimizer.apply(tape.gradient(total, self.trainable_weights), self.trainable_weights)
+        return {"loss": loss}
+
+
+def penalty_in_the_training_step(setup):
+    setup.model = StepWithPenalty
+
+
+def adapters_at_2e_5(setup):
+    setup.backbone = with_adapters
+    setup.optimizer = lambda rate, num_steps: keras.optimizers.AdamW(warmup_cosine(2e-5, num_steps))
+
+
 def one_row_a_step(setup):
     third_of_the_rows(setup)
     setup.batch_size = 1
@@ -156,7 +183,13 @@ def schedule_of_another_model(setup):
 
 
 FAULTS = {
-    "optimizer-unsuited": [gradient_descent_at_1e_3, gradient_descent_at_5e_5, adadelta, epsilon_of_1],
+    "optimizer-unsuited": [
+        gradient_descent_at_1e_3,
+        gradient_descent_at_5e_5,
+        adadelta,
+        epsilon_of_1,
+        weights_put_back_on_their_mean,
+    ],
     "gradient-clipped-to-nothing": [clipped_at_1e_9, clipped_values_at_1e_10],
     "schedule-ends-early": [
         steps_counted_in_epochs,
@@ -165,8 +198,13 @@ FAULTS = {
         rate_that_falls_at_each_step,
     ],
     "learning-rate-too-high": [adam_by_name, rate_of_1e_2, rate_of_3e_3_with_warmup, schedule_of_another_model],
-    "learning-rate-too-low": [rate_of_1e_7, rate_of_1e_6_with_warmup, rate_of_1e_9],
-    "weight-decay-too-strong": [weight_decay_of_300, penalty_of_100, penalty_on_all_weights],
+    "learning-rate-too-low": [rate_of_1e_7, rate_of_1e_6_with_warmup, rate_of_1e_9, adapters_at_2e_5],
+    "weight-decay-too-strong": [
+        weight_decay_of_300,
+        penalty_of_100,
+        penalty_on_all_weights,
+        penalty_in_the_training_step,
+    ],
     "batch-too-small": [one_row_a_step, two_rows_a_step_at_3e_4],
     "one-rate-cannot-fit": [features_divided_by_1000, mean_of_normalised_features],
     "metric-misreads": [accuracy_of_equal_numbers, accuracy_of_logits, category_of_one_unit],

@@ -17,7 +17,8 @@ from tensorflow.python.eager import context
 from bertbin_tf import data
 from bertbin_tf.doctor import CODES, Diagnosis, DoctorCallback, Finding, diagnose
 from bertbin_tf.doctor.batches import Batches
-from bertbin_tf.doctor.patient import Patient, put_back
+from bertbin_tf.doctor.patient import Patient
+from bertbin_tf.doctor.put_back import put_back
 from bertbin_tf.doctor.remedies import REMEDIES, UNTRIED
 from bertbin_tf.doctor.trials import Outcome, Trials
 from bertbin_tf.models import binary_classifier, load_backbone, load_preprocessor
@@ -454,8 +455,8 @@ def custom_step(loss):
     return model
 
 
-def with_own_step(shape_labels):
-    """A model with a `train_step` that writes the cross-entropy out, as tutorials do."""
+def with_own_step(shape_labels, penalty=0.0):
+    """A model with a `train_step` that writes the cross-entropy out, as tutorials do, and may add an L2 penalty."""
 
     class Model(keras.Model):
         def train_step(self, data):
@@ -464,6 +465,7 @@ def with_own_step(shape_labels):
             with tf.GradientTape() as tape:
                 answers = self(x, training=True)
                 loss = -tf.reduce_mean(y * tf.math.log(answers) + (1 - y) * tf.math.log(1 - answers))
+                loss += penalty * tf.add_n([tf.reduce_sum(weight**2) for weight in self.trainable_weights])
             self.optimizer.apply(tape.gradient(loss, self.trainable_variables), self.trainable_variables)
             return {"loss": loss}
 
@@ -475,6 +477,10 @@ def with_own_step(shape_labels):
 
 def training_step_that_broadcasts():
     return with_own_step(lambda y: tf.cast(y, tf.float32)), dataset(*healthy_rows())
+
+
+def penalty_in_the_training_step():
+    return with_own_step(lambda y: tf.cast(y[:, None], tf.float32), penalty=1.0), dataset(*healthy_rows())
 
 
 def softmax_over_the_texts():
@@ -510,6 +516,10 @@ def two_sigmoids():
     return headed(head, "binary_crossentropy"), dataset(*healthy_rows())
 
 
+def focal_loss_of_a_probability_as_a_logit():
+    return healthy_model(loss=keras.losses.BinaryFocalCrossentropy(from_logits=True)), dataset(*healthy_rows())
+
+
 def logits_without_from_logits():
     return headed(lambda features: keras.layers.Dense(1)(features), "binary_crossentropy"), dataset(*healthy_rows())
 
@@ -536,6 +546,11 @@ def huge_head():
 
 def gradient_descent():
     return healthy_model(keras.optimizers.SGD(1e-5)), dataset(*healthy_rows())
+
+
+def weights_put_back_on_their_mean():
+    optimizer = keras.optimizers.AdamW(RATE, use_ema=True, ema_momentum=0.999, ema_overwrite_frequency=10)
+    return healthy_model(optimizer), dataset(*healthy_rows())
 
 
 def epsilon_above_the_gradients():
@@ -574,6 +589,12 @@ def schedule_that_cannot_be_saved():
             return 0.1 * tf.minimum(step**-0.5, step * 4**-1.5)
 
     return healthy_model(keras.optimizers.Adam(Noam())), dataset(*healthy_rows())
+
+
+def adapters_at_a_rate_for_whole_layers():
+    backbone = tiny()
+    backbone.enable_lora(rank=2)
+    return healthy_model(keras.optimizers.Adam(2e-5), backbone=backbone), dataset(*healthy_rows())
 
 
 def rate_far_too_low():
@@ -719,15 +740,15 @@ SICK = {
     "dropout-too-strong": [dropout_of_90_percent, dropout_that_was_told_what_to_keep],
     "label-shape-broadcast": [loss_that_broadcasts, training_step_that_broadcasts],
     "single-unit-softmax": [softmax_over_one_unit, softmax_over_the_texts],
-    "sigmoid-twice": [two_sigmoids],
+    "sigmoid-twice": [two_sigmoids, focal_loss_of_a_probability_as_a_logit],
     "logits-taken-for-probabilities": [logits_without_from_logits],
     "loss-unsuited": [head_with_a_relu, categorical_loss_of_one_unit],
     "head-saturated": [huge_head, date_in_seconds_beside_the_text],
-    "optimizer-unsuited": [gradient_descent, epsilon_above_the_gradients],
+    "optimizer-unsuited": [gradient_descent, epsilon_above_the_gradients, weights_put_back_on_their_mean],
     "gradient-clipped-to-nothing": [clip_below_epsilon],
     "schedule-ends-early": [schedule_of_five_steps, schedule_that_falls_at_each_step, schedule_that_never_rises],
     "learning-rate-too-high": [rate_far_too_high, schedule_that_cannot_be_saved],
-    "learning-rate-too-low": [rate_far_too_low],
+    "learning-rate-too-low": [rate_far_too_low, adapters_at_a_rate_for_whole_layers],
     "one-rate-cannot-fit": [features_too_small_for_the_head, layers_of_other_sizes],
     "metric-misreads": [
         accuracy_of_equal_numbers,
@@ -737,7 +758,7 @@ SICK = {
     ],
     "overfitting": [learned_by_heart],
     "seed-instability": [rate_at_the_edge],
-    "weight-decay-too-strong": [decay_that_eats_the_weights, penalty_on_all_weights],
+    "weight-decay-too-strong": [decay_that_eats_the_weights, penalty_on_all_weights, penalty_in_the_training_step],
     "batch-too-small": [one_row_a_step, one_row_to_be_normalised],
 }
 
@@ -791,7 +812,7 @@ def test_sick_case_is_named(code, case, eager, monkeypatch):
     unread = [line for line in diagnosis.unread if not line.startswith("trials: not all could be made")]
     # Of these the model, the loss or the data raise somewhere, and that is said too.
     said = ("data-exhausted", "non-finite", "backbone-frozen", "label-shape-broadcast", "input-order-wrong")
-    assert not unread or code in said, str(diagnosis)
+    assert not unread or code in said or case is penalty_in_the_training_step, str(diagnosis)
 
 
 # --- healthy ones that tempt
@@ -835,6 +856,31 @@ def loss_of_a_quarter():
     model = healthy_model()
     model.compile(model.optimizer, model.loss, loss_weights=0.25)
     return model, dataset(*healthy_rows())
+
+
+def hinge_of_signs():
+    """Labels -1 and 1, which is what a hinge loss takes."""
+    tokens, labels = healthy_rows()
+    model = headed(lambda features: keras.layers.Dense(1)(features), keras.losses.SquaredHinge())
+    return model, dataset(tokens, 2.0 * labels - 1.0)
+
+
+def two_towers():
+    """One encoder of two texts, the cosine of which is the logit."""
+    backbone = tiny()
+    tokens, labels = healthy_rows()
+    inputs = {f"{side}_{name}": keras.Input((16,), dtype="int32") for side in ("left", "right") for name in tokens}
+
+    def tower(side):
+        features = backbone({name: inputs[f"{side}_{name}"] for name in tokens})["pooled_output"]
+        return keras.layers.UnitNormalization()(features)
+
+    cosine = keras.layers.Dot(axes=1)([tower("left"), tower("right")])
+    model = keras.Model(inputs, keras.layers.Dense(1, "sigmoid", kernel_initializer="ones")(cosine))
+    model.compile(keras.optimizers.AdamW(RATE), "binary_crossentropy")
+    others = healthy_rows(seed=1)[0]
+    pairs = {f"left_{name}": array for name, array in tokens.items()}
+    return model, dataset(pairs | {f"right_{name}": array for name, array in others.items()}, labels)
 
 
 def smoothed_labels():
@@ -954,6 +1000,8 @@ HEALTHY = [
     focal_loss,
     focal_loss_that_weighs_classes,
     loss_of_a_quarter,
+    hinge_of_signs,
+    two_towers,
     smoothed_labels,
     hidden_head,
     mean_pooling,
@@ -983,11 +1031,11 @@ def test_healthy_case_is_called_healthy(case, eager):
     assert not diagnosis.unread, str(diagnosis)
 
 
-def bag_of_words(rate=0.05, activation="sigmoid", labels=lambda labels: labels):
+def bag_of_words(rate=0.05, activation="sigmoid", labels=lambda labels: labels, vocabulary_size=200):
     """So small a model that it learns in a dozen steps."""
     keras.utils.set_random_seed(0)
     inputs = {name: keras.Input((None,), dtype="int32", name=name) for name in ("token_ids", "padding_mask")}
-    vectors = keras.layers.Embedding(200, 16, name="token_embedding")(inputs["token_ids"])
+    vectors = keras.layers.Embedding(vocabulary_size, 16, name="token_embedding")(inputs["token_ids"])
     features = keras.layers.GlobalMaxPooling1D()(vectors)
     model = keras.Model(inputs, keras.layers.Dense(1, activation)(features))
     model.compile(keras.optimizers.Adam(rate), "binary_crossentropy", metrics=["accuracy"])
@@ -1160,6 +1208,52 @@ def test_collapsed_model_without_a_cause_is_unexplained(eager):
     backbone.get_layer("pooled_dense").kernel.assign(np.zeros((4, 4)))
     diagnosis = diagnose(model, rows)
     assert diagnosis.cause == "unexplained" and "collapsed" in diagnosis.symptoms[-1]
+
+
+class PutBack(keras.Model):
+    """Undoes what its optimizer does, but for a thousandth."""
+
+    def train_step(self, data):
+        before = [tf.identity(weight.value) for weight in self.trainable_weights]
+        logs = super().train_step(data)
+        for weight, old in zip(self.trainable_weights, before, strict=True):
+            weight.assign(old + 1e-3 * (weight.value - old))
+        return logs
+
+
+def test_model_that_cannot_learn_a_few_rows_by_heart_is_unexplained(eager):
+    plain, rows = bag_of_words(rate=1e-3, vocabulary_size=300_000)  # as large as a real encoder
+    # As of one that was trained.
+    plain.get_layer("token_embedding").embeddings.assign(np.random.default_rng(0).normal(0.1, 1.0, (300_000, 16)))
+    model = PutBack(plain.input, plain.output)
+    model.compile(keras.optimizers.Adam(1e-3), "binary_crossentropy")
+    diagnosis = diagnose(model, rows)
+    assert diagnosis.cause == "unexplained" and "by heart" in diagnosis.symptoms[-1], str(diagnosis)
+    assert diagnose(plain, rows).cause == "healthy"
+
+
+class TwoOptimizers(keras.Model):
+    """Has an optimizer of its own for the head."""
+
+    def train_step(self, data):
+        x, y = data
+        with tf.GradientTape() as tape:
+            loss = self.compute_loss(x, y, self(x, training=True))
+        weights = self.trainable_weights
+        gradients = [tf.convert_to_tensor(gradient) for gradient in tape.gradient(loss, weights)]
+        self.optimizer.apply(gradients[:-2], weights[:-2])
+        self.head_optimizer.apply(gradients[-2:], weights[-2:])
+        return {"loss": loss}
+
+
+def test_weights_of_a_second_optimizer_are_known(eager):
+    plain = healthy_model()
+    model = TwoOptimizers(plain.input, plain.output)
+    model.head_optimizer = keras.optimizers.SGD(0.1)
+    model.compile(keras.optimizers.AdamW(RATE), "binary_crossentropy")
+    model.optimizer.build(model.trainable_weights[:-2])
+    model.head_optimizer.build(model.trainable_weights[-2:])
+    assert diagnose(model, dataset(*healthy_rows())).cause == "healthy"
 
 
 def watched(action, rows=None, **fault):

@@ -104,7 +104,10 @@ class Answers:
 
     @functools.cached_property
     def heeded_mask(self) -> np.ndarray | None:
-        """The padding mask that reaches the first transformer block, for the first batch; `None` if none is seen."""
+        """The padding mask that reaches the first transformer block, for the first batch.
+
+        `None` if none is seen, or several of an encoder that is called several times.
+        """
         blocks = [b for b in self._patient.backbone if "padding_mask" in inspect.signature(b.call).parameters]
         if not blocks:
             return None
@@ -119,7 +122,7 @@ class Answers:
             self._patient.model(self._data.first[0], training=False)
         finally:
             block.call = call
-        return None if not seen or seen[0] is None else np.asarray(seen[0])
+        return None if len(seen) != 1 or seen[0] is None else np.asarray(seen[0])
 
     @functools.cached_property
     def dropped_by_own_code(self) -> float:

@@ -28,7 +28,8 @@ class Batches:
 
     Attributes:
         batches: List of `(x, y, sample_weight)`, as given, in numpy arrays.
-        labels_by_batch: List of float arrays of shape `(rows,)`, of these batches and of more.
+        labels_by_batch: List of float arrays of shape `(rows,)`, of these batches and of more; 0 and 1 for -1 and 1.
+        are_signs: Bool, whether the labels are -1 and 1, as a hinge loss takes them.
         num_batches: Int, the batches of one epoch, or `None` if that is not known.
         gives_nothing_again: Bool, whether a second reading came to nothing.
         is_whole: Bool, whether the source came to its end.
@@ -39,6 +40,7 @@ class Batches:
 
     def __init__(self, source: Any, preprocess=None, *, num_rows: int = NUM_ROWS, seconds: float = SECONDS):
         self.batches, self.labels_by_batch, self.is_whole, self.problem = [], [], False, ""
+        self.are_signs = False
         self.gives_nothing_again, self.num_batches = False, _count(source)
         self.is_shuffled_by_fit = _is_arrays(source)
         self.is_py_dataset = isinstance(source, keras.utils.PyDataset)
@@ -66,6 +68,9 @@ class Batches:
             self.gives_nothing_again = bool(self.batches) and next(iter(_iterate(source)), None) is None
         except Exception as error:  # whatever the user's own code raises
             self.problem = f"the data raised {type(error).__name__} after {num_read} batches: {error}"
+        self.are_signs = {label for labels in self.labels_by_batch for label in labels} == {-1.0, 1.0}
+        if self.are_signs:
+            self.labels_by_batch = [(labels + 1) / 2 for labels in self.labels_by_batch]
 
     @functools.cached_property
     def first(self) -> tuple:
@@ -101,6 +106,11 @@ class Batches:
     def labels(self) -> np.ndarray:
         """Float array of shape `(rows,)`; of two columns, the second one; empty if there are no labels."""
         return np.concatenate(self.labels_by_batch) if self.labels_by_batch else np.zeros(0)
+
+    @property
+    def given_labels(self) -> np.ndarray:
+        """`labels` as they were given: -1 and 1 if they are signs."""
+        return 2 * self.labels - 1 if self.are_signs else self.labels
 
     @functools.cached_property
     def sample_weights(self) -> np.ndarray | None:

@@ -15,10 +15,13 @@ from bertbin_tf.doctor.patient import Patient
 from bertbin_tf.doctor.response import Response
 from bertbin_tf.doctor.scores import Scores
 from bertbin_tf.doctor.steps import HEALTHY_STEP, TOO_FAST, TOO_SLOW, Steps
+from bertbin_tf.doctor.train_step import TrainStep
 from bertbin_tf.metrics import label_entropy
 
 # In logits a step: that of the default head on MiniLM's features, 0.4 in the mean of 384, at 1e-4.
 HEALTHY_PACE = 0.015
+# In the same of the whole model, on a few rows again and again.
+SLOW_PACE = 0.002
 # So slow a head takes 20,000 steps from even odds to a probability of 0.73.
 TOO_SLOW_PACE = 5e-5
 # What the head gets from an encoder is near 1; a column of its own, such as a date in seconds, is near 1e9.
@@ -72,7 +75,17 @@ class Evidence:
     @functools.cached_property
     def steps(self) -> Steps:
         """Gradients, rates, first steps."""
-        return Steps(self.patient, self.train)
+        return Steps(self.patient, self.train, self.train_step)
+
+    @functools.cached_property
+    def train_step(self) -> TrainStep:
+        """Steps of the model as `fit` makes them."""
+        return TrainStep(self.patient, self.train)
+
+    @functools.cached_property
+    def pace(self) -> float:
+        """How far, in logits a step at the highest rate, the answers to the same few rows move."""
+        return self.train_step.pace(self.steps.highest_rate)
 
     @functools.cached_property
     def head_pace(self) -> float:

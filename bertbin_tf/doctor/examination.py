@@ -10,7 +10,8 @@ import keras
 from bertbin_tf.doctor.batches import Batches
 from bertbin_tf.doctor.evidence import Evidence
 from bertbin_tf.doctor.finding import Diagnosis, Finding
-from bertbin_tf.doctor.patient import Patient, put_back
+from bertbin_tf.doctor.patient import Patient
+from bertbin_tf.doctor.put_back import put_back
 from bertbin_tf.doctor.rules import RULES
 from bertbin_tf.doctor.symptoms import failure_of, in_one_line, symptoms_of
 from bertbin_tf.doctor.treatment import Treatment

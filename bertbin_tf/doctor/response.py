@@ -10,7 +10,8 @@ import tensorflow as tf
 
 from bertbin_tf.doctor.answers import Answers, flat
 from bertbin_tf.doctor.batches import Batches
-from bertbin_tf.doctor.patient import Patient, put_back, with_optimizers
+from bertbin_tf.doctor.patient import Patient
+from bertbin_tf.doctor.train_step import TrainStep
 
 # So large that a sigmoid is 0 or 1, medium, and none.
 LOGITS = (-20.0, -3.0, 0.0, 3.0, 20.0)
@@ -71,7 +72,7 @@ class Response:
 
     def labels_like(self, labels: np.ndarray) -> tf.Tensor:
         """Returns labels 0 and 1, int array of shape `(rows,)`, in the shape and dtype of the user's."""
-        return _labels(self._first_rows(len(labels))[1], labels)
+        return self._like(self._first_rows(len(labels))[1], labels)
 
     @property
     def answer_at_zero(self) -> float:
@@ -85,6 +86,36 @@ class Response:
         return (
             bool(replies) and np.ptp([said.answer for said in replies]) < 1e-6 and not any(r.gradient for r in replies)
         )
+
+    @functools.cached_property
+    def takes_signs(self) -> bool:
+        """Whether the labels are -1 and 1 and the loss, as a hinge, has its minimum of 0 where the answers say so."""
+        if not self._data.are_signs or self._patient.logit_layer is None:
+            return False
+        x, y, _ = self._first_rows(2)
+
+        def loss(logit, sign):
+            labels = keras.tree.map_structure(lambda array: tf.fill(array.shape, tf.cast(sign, array.dtype)), y)
+            outputs = self._answer(x, tf.fill([2, self._patient.logit_layer.units], float(logit)))
+            return float(self._patient.model.compute_loss(x, labels, outputs, None))
+
+        right, wrong = max(loss(-20, -1), loss(20, 1)), min(loss(-20, 1), loss(20, -1))
+        return bool(min(loss(-20, -1), loss(20, 1)) > -1e-6 and right < 0.1 * wrong)
+
+    @functools.cached_property
+    def takes_logits(self) -> bool:
+        """Whether the loss takes answers for logits: beyond 1 it still falls where that is right, and rises elsewhere.
+
+        A loss of probabilities cuts them off at 1, a squared error rises on both sides of the label.
+        """
+        y = self._data.first[1]
+        num_rows = len(keras.tree.flatten(y)[0])
+        at = {
+            (answer, label): self._loss_at(np.full(num_rows, answer), self._like(y, np.full(num_rows, label)))
+            for answer in (1.0, 2.0)
+            for label in (0, 1)
+        }
+        return at[2.0, 1] < at[1.0, 1] - 1e-3 and at[2.0, 0] > at[1.0, 0] + 1e-3
 
     @property
     def is_cross_entropy(self) -> bool:
@@ -147,18 +178,17 @@ class Response:
 
     def _step_of_head(self, labels):
         """What the model's own training step takes off the head's kernel where the optimizer is plain SGD."""
-        model, kernel = self._patient.model, self._patient.logit_layer.kernel
         x, y, *weight = (part for part in self._data.first if part is not None)  # as the user's data have them
-        before = np.array(kernel)
-        with put_back(model), with_optimizers(model, lambda optimizer: keras.optimizers.SGD(1.0)):
-            model.train_step((x, _labels(y, labels), *weight))
-            return np.array(kernel) - before
+        batch = (x, self._like(y, labels), *weight)
+        return TrainStep(self._patient, self._data).taken_off([self._patient.logit_layer.kernel], batch)[0]
 
     def _loss_of(self, answers, labels):
         """The compiled loss of answers 0.3 (for 0) and 0.9 (for 1) in the shape of the model's."""
+        return self._loss_at(np.where(answers, 0.9, 0.3), self._like(self._data.first[1], labels))
+
+    def _loss_at(self, values, y):
+        """The compiled loss of these answers, in the shape of the model's, to the first rows."""
         model = self._patient.model
-        x, y, _ = self._data.first
-        values = np.where(answers, 0.9, 0.3)
 
         def like(output):
             shaped = values.reshape([-1] + [1] * (len(output.shape) - 1))
@@ -166,7 +196,8 @@ class Response:
                 shaped = np.concatenate([1 - shaped, shaped], axis=-1)
             return tf.constant(shaped, output.dtype)
 
-        return float(model.compute_loss(x, _labels(y, labels), keras.tree.map_structure(like, self._answers.raw), None))
+        outputs = keras.tree.map_structure(like, self._answers.raw)
+        return float(model.compute_loss(self._data.first[0], y, outputs, None))
 
     def _reply(self, answer, x, y, logit, label):
         model = self._patient.model
@@ -175,19 +206,19 @@ class Response:
         with tf.GradientTape() as tape:
             tape.watch(logits)
             outputs = answer(x, logits)
-            loss = model.compute_loss(x, _labels(y, np.full(2, label)), outputs, None)
+            loss = model.compute_loss(x, self._like(y, np.full(2, label)), outputs, None)
         gradient = tape.gradient(loss, logits)
         said = flat(outputs)[0, -1]
         return Reply(float(said), float(loss), 0.0 if gradient is None else float(tf.reduce_sum(gradient[:, -1])))
 
+    def _like(self, y, labels):
+        """Returns 0/1 labels in the shapes, dtypes and, where the loss takes signs, the signs of the user's."""
 
-def _labels(y, labels):
-    """Returns 0/1 labels in the shapes and dtypes of the user's."""
+        def like(array):
+            shape = array.shape
+            if len(shape) > 1 and shape[-1] == 2:
+                return tf.constant(np.eye(2)[labels].reshape(shape), array.dtype)
+            values = 2 * labels - 1 if self.takes_signs else labels
+            return tf.constant(np.reshape(values, [-1] + [1] * (len(shape) - 1)) * np.ones(shape), array.dtype)
 
-    def like(array):
-        shape = array.shape
-        if len(shape) > 1 and shape[-1] == 2:
-            return tf.constant(np.eye(2)[labels].reshape(shape), array.dtype)
-        return tf.constant(np.reshape(labels, [-1] + [1] * (len(shape) - 1)) * np.ones(shape), array.dtype)
-
-    return keras.tree.map_structure(like, y)
+        return keras.tree.map_structure(like, y)

@@ -10,7 +10,8 @@ import numpy as np
 import tensorflow as tf
 
 from bertbin_tf.doctor.batches import Batches
-from bertbin_tf.doctor.patient import Patient, put_back, with_optimizers
+from bertbin_tf.doctor.patient import Patient
+from bertbin_tf.doctor.train_step import TrainStep, fresh_optimizer
 from bertbin_tf.optimizers import LayerStatistics, few_steps_factor, sample_schedule, schedule_of
 from bertbin_tf.optimizers.statistics import MIN_WEIGHT_RMS
 
@@ -19,8 +20,7 @@ HEALTHY_STEP = 2e-3
 # In the first step at the highest rate. Film reviews, MiniLM, one seed: 5 points lost at 5e-3, 14 at 1e-2
 # (`benchmarks/robustness.py`); 1.7e-4 is the usual rate of 1e-5.
 TOO_FAST, TOO_SLOW = 6e-3, 6e-5
-MOST_ACCUMULATED = 64  # batches for one step
-ANY_RATE = 1e-3  # at which a weight moves, or does not
+ADAPTER_RATE = 5e-4
 
 
 class Steps:
@@ -29,10 +29,11 @@ class Steps:
     Args:
         patient: The model.
         data: Batches; the first one is stepped on.
+        train_step: What the model's `train_step` does with them.
     """
 
-    def __init__(self, patient: Patient, data: Batches):
-        self._patient, self._data = patient, data
+    def __init__(self, patient: Patient, data: Batches, train_step: TrainStep):
+        self._patient, self._data, self._train_step = patient, data, train_step
         self._reached_shares = {}  # by layer, of its weights by the last gradient
         self._reached_late = set()  # layers without a gradient in the first step
 
@@ -56,7 +57,12 @@ class Steps:
 
     @functools.cached_property
     def healthy_rate(self) -> float:
-        """The rate at which Adam's first step moves the encoder's layers by 2e-3 of their weights, in the median."""
+        """The rate at which Adam's first step moves the encoder's layers by 2e-3 of their weights, in the median.
+
+        Of low-rank adapters alone it is that of Hu et al., 2021, https://arxiv.org/abs/2106.09685, table 9.
+        """
+        if self._patient.trains_adapters_only:
+            return ADAPTER_RATE
         layers = {}
         for weight in self._patient.backbone_weights:
             layers.setdefault(self._patient.layer_of(weight), []).append(np.asarray(weight.value, "float32"))
@@ -171,51 +177,19 @@ class Steps:
         by_the_model = 1
         if self._patient.has_own_step:
             with contextlib.suppress(Exception):  # it may take no such few rows
-                by_the_model = self.batches_per_own_step or 1
+                by_the_model = self._train_step.num_accumulated or 1
         return by_the_model * (getattr(self._patient.optimizer, "gradient_accumulation_steps", None) or 1)
 
     @property
     def is_own_step_idle(self) -> bool:
         """Whether the model's own `train_step` changes none of the weights that it could change."""
         could = self._patient.has_own_step and self._patient.model.trainable_variables and self.highest_rate > 0
-        return bool(could) and not self.batches_per_own_step
+        return bool(could) and not self._train_step.num_accumulated
 
     @property
     def has_no_step(self) -> bool:
         """Whether an epoch ends before the first step because gradients are added up for longer."""
         return self._data.num_batches is not None and self.num_accumulated > self._data.num_batches
-
-    @functools.cached_property
-    def batches_per_own_step(self) -> int:
-        """After how many batches the model's own `train_step`, compiled as `fit` does it, first changes a weight.
-
-        0 if it does not within an epoch, of at most 64 batches: of more nobody adds up gradients for one step.
-        """
-        model = self._patient.model
-        first = tuple(part for part in self._data.first if part is not None)
-        few_rows = tf.data.Dataset.from_tensor_slices(first).batch(4).repeat()
-        before = [np.array(variable) for variable in model.trainable_variables]
-
-        def has_moved():
-            return not all(map(np.array_equal, before, map(np.array, model.trainable_variables)))
-
-        with put_back(model), with_optimizers(model, self._copy):
-            model.train_step(next(iter(few_rows)))  # of which most need not be compiled
-            if has_moved():
-                return 1
-        with put_back(model), with_optimizers(model, self._copy):
-            model.make_train_function(force=True)
-            batches, num_steps = iter(few_rows), self.num_own_tried
-            for step in range(1, num_steps + 1):
-                model.train_function(batches)
-                if (model.optimizer.iterations.numpy() or step == num_steps) and has_moved():
-                    return step
-        return 0
-
-    @property
-    def num_own_tried(self) -> int:
-        """The batches after which `batches_per_own_step` gives up."""
-        return min(self._data.num_batches or MOST_ACCUMULATED, MOST_ACCUMULATED)
 
     @functools.cached_property
     def peak_of_schedule(self) -> float:
@@ -228,7 +202,7 @@ class Steps:
     def _first_step(self, **changes):
         variables = self._patient.model.trainable_variables
         start = [tf.identity(variable.value) for variable in variables]
-        optimizer = self._fresh_optimizer(self.highest_rate, **changes)
+        optimizer = fresh_optimizer(self._patient, self.highest_rate, **changes)
         optimizer.build(variables)
         moves = self._step(optimizer, variables, self.gradients)
         self._reached_late = {layer for layer, move in moves.items() if move.gradient_norm == 0}
@@ -259,18 +233,6 @@ class Steps:
     def gradient_norm(self) -> float:
         """The global norm of the gradient, before any clipping."""
         return _norm(self.gradients)
-
-    def _copy(self, optimizer):
-        """Returns a new optimizer like one that the model holds."""
-        if optimizer is self._patient.model.optimizer:
-            return self._fresh_optimizer(ANY_RATE)
-        return type(optimizer).from_config(optimizer.get_config())
-
-    def _fresh_optimizer(self, rate, **changes):
-        """Returns a copy of the optimizer without state, decay and accumulation, which would hold the step back."""
-        optimizer = self._patient.optimizer
-        own = {"learning_rate": rate, "weight_decay": 0.0, "gradient_accumulation_steps": None}
-        return type(optimizer).from_config(self._patient.optimizer_config | own | changes)
 
     def _measure(self, weights, updates, gradients):
         size = sum(math.prod(weight.shape) for weight in weights)

@@ -16,7 +16,7 @@ from bertbin_tf.doctor.answers import flat
 from bertbin_tf.doctor.batches import flat_labels, to_tensors
 from bertbin_tf.doctor.evidence import Evidence
 from bertbin_tf.doctor.finding import Finding
-from bertbin_tf.doctor.patient import put_back
+from bertbin_tf.doctor.put_back import put_back
 from bertbin_tf.doctor.regimen import Regimen
 from bertbin_tf.doctor.remedies import REMEDIES, UNTRIED, apply_remedies
 from bertbin_tf.doctor.sample import draw

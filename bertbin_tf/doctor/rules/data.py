@@ -33,8 +33,10 @@ def data_exhausted(evidence: Evidence) -> Proof | None:
 @rule
 def labels_out_of_range(evidence: Evidence) -> Proof | None:
     """Binary cross-entropy takes labels 0 and 1. With others its minimum lies at infinity, or nowhere."""
-    labels = evidence.train.labels
+    labels = evidence.train.given_labels
     if not len(labels) or (np.isfinite(labels) & (labels >= 0) & (labels <= 1)).all():
+        return None
+    if evidence.response.takes_signs:
         return None
     values, counts = np.unique(labels, return_counts=True)
     shown = ", ".join(f"{value:g} ({count:,})" for value, count in zip(values[:5], counts[:5], strict=True))

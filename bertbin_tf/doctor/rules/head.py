@@ -47,15 +47,15 @@ def sigmoid_twice(evidence: Evidence) -> Proof | None:
     replies = evidence.response.replies
     if replies is None or evidence.patient.logit_layer.units != 1:
         return None
-    losses = {logit: (replies[logit, 0].loss, replies[logit, 1].loss) for logit in (-20.0, 20.0)}
-    gradients = replies[0.0, 0].gradient, replies[0.0, 1].gradient
-    # sigmoid(sigmoid(0)) = 0.622; its gradient through the second sigmoid is (0.622 - y) / 4.
-    is_double = np.allclose(gradients, (0.1556, -0.0944), atol=0.01)
-    if not is_double or not 0.2 < losses[20.0][1] < 0.45:
+    low, high = (replies[logit, 1].answer for logit in (-20.0, 20.0))
+    is_in_model = np.allclose((low, high), (0.5, 0.731), atol=0.01)
+    is_in_loss = np.allclose((low, high), (0, 1), atol=0.01) and evidence.response.takes_logits
+    if not (is_in_model or is_in_loss):
         return None
+    said = "goes on to another sigmoid" if is_in_model else "is a probability, and the loss takes it for a logit"
     return Proof(
-        f"at a logit of 20 and a label of 1 the loss is {losses[20.0][1]:.2f} and not 0; at a logit of 0 the gradients "
-        f"are {gradients[0]:.3f} and {gradients[1]:.3f}, and not 0.5 and -0.5",
+        f"at logits from -20 to 20 the answer goes from {low:.2f} to {high:.2f}: what the sigmoid says {said}. At 20 "
+        f"and a label of 1 the loss is {replies[20.0, 1].loss:.2f} and not 0",
         f"{HEAD}  # one sigmoid\n{COMPILE}  # from_logits=False",
     )
 

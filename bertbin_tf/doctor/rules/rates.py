@@ -3,15 +3,17 @@
 import keras
 import numpy as np
 
-from bertbin_tf.doctor.evidence import HEALTHY_PACE, TOO_SLOW_PACE, Evidence
+from bertbin_tf.doctor.evidence import HEALTHY_PACE, SLOW_PACE, TOO_SLOW_PACE, Evidence
 from bertbin_tf.doctor.rules.registry import Proof, rule
 from bertbin_tf.doctor.steps import TOO_FAST, TOO_SLOW
+from bertbin_tf.doctor.train_step import MAX_PULL
 
 ADAPTIVE = ("Adam", "AdamW", "Nadam", "Adamax", "Lamb", "Adafactor", "Lion", "LayerwiseAdamW", "RMSprop")
 
 # Of an epoch's steps, what they are worth at the highest rate: half of them with a cosine or a line to 0, a third with
 # a square.
 FEW_FULL_STEPS = 0.25
+LEAST_KEPT = 0.1  # half of it with Keras' own momentum, every 100 steps
 
 
 @rule
@@ -34,6 +36,16 @@ def batch_too_small(evidence: Evidence) -> Proof | None:
 def optimizer_unsuited(evidence: Evidence) -> Proof | None:
     """Gradients differ a thousandfold between a BERT's layers, and so do steps that are in proportion to them."""
     name, steps, is_adaptive = type(evidence.patient.optimizer).__name__, evidence.steps, _is_adaptive(evidence)
+    config = evidence.patient.optimizer_config
+    if config.get("use_ema") and (frequency := config.get("ema_overwrite_frequency")):
+        # The mean over the steps since the last time, each of which has been averaged in for half of them.
+        kept = (1 - config["ema_momentum"]) * (frequency + 1) / 2
+        if kept < LEAST_KEPT:
+            return Proof(
+                f"ema_overwrite_frequency={frequency} puts the weights back on their running mean every {frequency} "
+                f"steps: with a momentum of {config['ema_momentum']:g} {kept:.1%} of what they learned remains",
+                "optimizer = keras.optimizers.AdamW(5e-5)  # or use_ema=True, and keras.callbacks.SwapEMAWeights()",
+            )
     held, whole = steps.held_by_epsilon, steps.whole_encoder_moves
     if is_adaptive and held and len(held) >= 0.5 * len(whole):
         sizes = [whole[layer].gradient_norm / whole[layer].size ** 0.5 for layer in held]
@@ -137,6 +149,13 @@ def learning_rate_too_low(evidence: Evidence) -> Proof | None:
         return None
     if steps.encoder_moves and not any(move.gradient_norm for move in steps.encoder_moves.values()):
         return None
+    if evidence.patient.trains_adapters_only and evidence.pace < SLOW_PACE:
+        return Proof(
+            "of the encoder low-rank adapters alone are trained, which begin at zero and need ten times the rate of "
+            f"its weights: at {steps.highest_rate:.1e} steps on the same rows move the answers by {evidence.pace:.1g} "
+            "logits each",
+            _scheduled(evidence, steps.rate_for(epochs=1)),
+        )
     fastest = max(move.relative_step for move in steps.moves.values())
     if not 0 < fastest < TOO_SLOW:  # where nothing moves the rate is not to blame
         return None
@@ -170,6 +189,8 @@ def one_rate_cannot_fit(evidence: Evidence) -> Proof | None:
     # The features of a small random encoder are small, and grow.
     if not evidence.patient.has_real_size or not 0 < evidence.head_pace < TOO_SLOW_PACE:
         return None
+    if evidence.pace > SLOW_PACE:  # the encoder alone moves them
+        return None
     return Proof(
         f"at {steps.highest_rate:.1e} the encoder moves by up to {relative[fastest]:.1e} of its weights in a step, "
         f"which is healthy, and the head moves its logits by {evidence.head_pace:.0e}; near {HEALTHY_PACE} is healthy",
@@ -187,6 +208,12 @@ def weight_decay_too_strong(evidence: Evidence) -> Proof | None:
         return Proof(
             f"weight_decay={decay:g} takes {1 - np.exp(-shrink):.0%} off every weight in {steps.num_steps} steps",
             "optimizer = keras.optimizers.AdamW(5e-5, weight_decay=0.01)",
+        )
+    if evidence.patient.has_own_step and evidence.train_step.pull_to_zero > MAX_PULL:
+        return Proof(
+            f"the gradient of the model's own `train_step` points along the weights (cosine "
+            f"{evidence.train_step.pull_to_zero:.2f}): it follows a penalty on them, and not the labels",
+            "loss = self.compute_loss(x=x, y=y, y_pred=y_pred)  # and nothing added; weight_decay=0.01 in AdamW",
         )
     is_penalised = any(getattr(weight, "regularizer", None) for weight in evidence.patient.model.trainable_variables)
     if is_penalised and answers.penalty > 10 * max(answers.loss, 0.1):

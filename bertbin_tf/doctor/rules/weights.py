@@ -84,7 +84,9 @@ def stale_compile(evidence: Evidence) -> Proof | None:
     model, optimizer = evidence.patient.model, evidence.patient.optimizer
     if optimizer is None or not optimizer.built:
         return None
-    bound = {id(weight) for weight in optimizer._trainable_variables}
+    # A `train_step` of its own may have several.
+    known = [value for value in vars(model).values() if isinstance(value, keras.optimizers.Optimizer) and value.built]
+    bound = {id(weight) for one in known for weight in one._trainable_variables}
     now = {id(weight): weight for weight in model.trainable_variables}
     if bound == set(now):
         return None
@@ -118,7 +120,7 @@ def nothing_trains(evidence: Evidence) -> Proof | None:
         )
     if evidence.steps.is_own_step_idle:
         return Proof(
-            f"{evidence.steps.num_own_tried} steps of the model's own `train_step`, compiled as `fit` compiles it, "
+            f"{evidence.train_step.num_tried} steps of the model's own `train_step`, compiled as `fit` compiles it, "
             "change no weight: what Python counts or decides in it happens once, when it is compiled",
             "optimizer = keras.optimizers.AdamW(5e-5, gradient_accumulation_steps=4)  # instead of a `train_step`",
         )
