@@ -26,6 +26,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 from kept_runs import KeptRuns
 from speed_tables import draw, print_races, print_tables
+from speed_texts import GOAL
 from turns import Turns
 
 HERE = Path(__file__).parent
@@ -64,6 +65,7 @@ RACE = (
     ("bertbin_tf", "speed_ours.py race"),
     ("Trainer", "speed_peers.py race"),
     ("Trainer by length", "speed_peers.py race_by_length"),
+    ("Trainer by length" + KEPT, "speed_peers.py race_by_length"),
     ("setfit", "speed_peers.py race_setfit"),
     ("keras-hub at 128", "speed_ours.py race_keras_hub"),
 )
@@ -160,22 +162,20 @@ def measure_peak(folder, peers):
 
 def run_races(folder, peers, only):
     """Has each contestant train once with each seed until it is good enough, one after the other."""
-    races = KeptRuns(RACES, ("name", "seed"))
+    races = KeptRuns(RACES, ("name", "seed", "goal"))
+    shown = ("name", "seed", "reached", "seconds", "steps")
     for seed in range(NUM_SEEDS):
         for name, words in RACE:
             if takes_part(name, only):
                 command = program(peers, words, folder, "short", LIMITS["short"], seed)
-                races.keep(
-                    {"name": name, "seed": seed},
-                    lambda run, command=command: race(command),
-                    ("name", "seed", "seconds", "steps"),
-                )
+                run = {"name": name, "seed": seed, "goal": GOAL}
+                races.keep(run, lambda run, command=command: race(run["name"], command), shown)
 
 
-def race(command):
+def race(name, command):
     """Returns the seconds from a program's start to its goal, beside what it reports."""
     started = time.perf_counter()
-    player = Turns(command)
+    player = Turns(command, environment_of(name))
     seconds = time.perf_counter() - started - player.start["uncounted"]
     player.end()
     return player.start | {"seconds": seconds}
@@ -206,14 +206,17 @@ def take_turns(commands, counts, warm_up, rounds=ROUNDS):
     return turns
 
 
+def environment_of(name):
+    return KEEP_MEMORY if name.endswith(KEPT) else DO_NOT_KEEP if name.endswith(NOT_KEPT) else {}
+
+
 @contextlib.contextmanager
 def playing(commands):
     """Starts contestants, one after the other, and ends them."""
     players = {}
     try:
         for name, command in commands.items():
-            environment = KEEP_MEMORY if name.endswith(KEPT) else DO_NOT_KEEP if name.endswith(NOT_KEPT) else {}
-            players[name] = Turns(command, environment)
+            players[name] = Turns(command, environment_of(name))
             print(f"{name} is ready after {players[name].start['seconds']:.0f} s", flush=True)
         yield players
     finally:

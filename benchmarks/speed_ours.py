@@ -1,7 +1,6 @@
 """What `speed.py` measures of this package and of keras-hub, one program each: see `turns`.
 
-python speed_ours.py train|train_xla|steps|keras_hub|predict|saved_model|peak|
-    race|race_keras_hub FOLDER KIND LIMIT SEED
+python speed_ours.py PROGRAM FOLDER KIND LIMIT SEED, with one of the functions in `main` for a program
 """
 
 import os
@@ -68,17 +67,19 @@ def race(folder, kind, limit, player):
 
 def _race(folder, kind, player, model, preprocessor, fit):
     """Fits until the test rows are answered well enough, by a model of its own on the weights that are trained."""
-    batches = data.tokenize(data.read(str(folder / f"{kind}-test.parquet")), preprocessor)
-    batches = list(data.batch_by_length(batches, 64))
-    asked = keras.Model(model.inputs, model.outputs)
+    contest = Race(player, GOAL, LOOK_EVERY)
+    with contest.pause():
+        batches = data.tokenize(data.read(str(folder / f"{kind}-test.parquet")), preprocessor)
+        batches = list(data.batch_by_length(batches, 64))
+        asked = keras.Model(model.inputs, model.outputs)
 
     def answer():
         outputs = np.concatenate([asked.predict_on_batch(tokens) for tokens, _ in batches])
         return outputs[:, 0] >= 0.5 if outputs.shape[1] == 1 else outputs[:, 1] >= outputs[:, 0]
 
-    race = Race(player, np.concatenate([labels for _, labels in batches]), answer, GOAL, LOOK_EVERY)
-    fit(EachStep(race))
-    race.end()
+    contest.labels, contest.answer = np.concatenate([labels for _, labels in batches]), answer
+    fit(EachStep(contest))
+    contest.end()
 
 
 def train_xla(folder, kind, limit, player):

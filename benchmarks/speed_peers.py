@@ -1,7 +1,6 @@
 """What `speed.py` compares with, in the environment of `requirements-peers.txt`, one program each: see `turns`.
 
-    python speed_peers.py trainer|trainer_by_length|pipeline|onnx|peak|race|race_by_length|race_setfit \
-        FOLDER KIND LIMIT SEED
+    python speed_peers.py PROGRAM FOLDER KIND LIMIT SEED, with one of the functions in `main` for a program
 
 Two threads each, as many as the machine that this was written on has cores.
 """
@@ -76,13 +75,15 @@ class EachStep(transformers.TrainerCallback):
 def race(folder, kind, limit, player, sampling="random"):
     """`Trainer` for one epoch, until it is good enough."""
     made = _make_trainer(folder, kind, limit, player, sampling, epochs=1)
-    texts, labels = load_texts(folder, kind, "test")
-    order = np.argsort([len(text) for text in texts])
-    tokens = made.data_collator.tokenizer([texts[i] for i in order], truncation=True, max_length=limit)
-    batches = [
-        made.data_collator({name: tokens[name][start : start + 64] for name in tokens})
-        for start in range(0, len(texts), 64)
-    ]
+    contest = Race(player, GOAL, LOOK_EVERY)
+    with contest.pause():
+        texts, labels = load_texts(folder, kind, "test")
+        order = np.argsort([len(text) for text in texts])
+        tokens = made.data_collator.tokenizer([texts[i] for i in order], truncation=True, max_length=limit)
+        batches = [
+            made.data_collator({name: tokens[name][start : start + 64] for name in tokens})
+            for start in range(0, len(texts), 64)
+        ]
 
     def answer():
         made.model.eval()
@@ -91,7 +92,7 @@ def race(folder, kind, limit, player, sampling="random"):
         made.model.train()
         return logits.argmax(axis=1)
 
-    contest = Race(player, labels[order], answer, GOAL, LOOK_EVERY)
+    contest.labels, contest.answer = labels[order], answer
     made.add_callback(EachStep(contest))
     made.train()
     contest.end()
@@ -115,14 +116,9 @@ def race_setfit(folder, kind, limit, player):
     body = SentenceTransformer(modules=[encoder, models.Pooling(encoder.get_word_embedding_dimension())])
     # Its own head, with more iterations than scikit-learn's 100, which do not suffice for 7,635 rows.
     model = setfit.SetFitModel(model_body=body, model_head=LogisticRegression(max_iter=1000))
-    contest = Race(
-        player,
-        test_labels,
-        lambda: np.asarray(model.predict(test_texts)),
-        GOAL,
-        LOOK_EVERY,
-        finish=lambda: model.fit(texts, labels.tolist(), num_epochs=1),
-    )
+    contest = Race(player, GOAL, LOOK_EVERY)
+    contest.labels, contest.answer = test_labels, lambda: np.asarray(model.predict(test_texts))
+    contest.finish = lambda: model.fit(texts, labels.tolist(), num_epochs=1)
     arguments = setfit.TrainingArguments(
         output_dir=str(folder / "setfit"),
         max_steps=SETFIT_STEPS,

@@ -3,6 +3,7 @@
 Only the standard library, for it runs in all of the environments.
 """
 
+import contextlib
 import json
 import os
 import subprocess
@@ -70,17 +71,27 @@ class Race:
 
     Args:
         player: The `Player`.
+        goal: Float, the accuracy to reach.
+        every: Int, a look is taken after so many steps, and after the last one.
+
+    Attributes:
         labels: Int array of 0 and 1, of shape `(rows,)`, of the rows that are looked at.
         answer: Function that returns what the model says of these rows: an array of 0 and 1 of the same shape.
-        goal: Float, the accuracy to reach.
-        every: Int, a look is taken after so many steps.
-        finish: Function that makes the model ready to answer, which is counted the last time. Defaults to `None`.
+        finish: Function that makes the model ready to answer, which is counted the last time.
     """
 
-    def __init__(self, player, labels, answer, goal: float, every: int, finish=None):
-        self._player, self._labels, self._answer, self._finish = player, labels, answer, finish
-        self._goal, self._every = goal, every
+    def __init__(self, player, goal: float, every: int):
+        self._player, self._goal, self._every = player, goal, every
+        self.labels = self.answer = None
+        self.finish = lambda: None
         self._steps, self._uncounted, self._accuracies = 0, 0.0, {}
+
+    @contextlib.contextmanager
+    def pause(self):
+        """What is done meanwhile is not counted, such as reading the rows that are looked at."""
+        began = time.perf_counter()
+        yield
+        self._uncounted += time.perf_counter() - began
 
     def step(self) -> None:
         """Counts a step, and looks if it is time to."""
@@ -89,15 +100,16 @@ class Race:
             self._look()
 
     def end(self) -> None:
-        """Ends the program if the goal was not reached."""
+        """Looks a last time, and ends the program."""
+        if self._steps not in self._accuracies:
+            self._look()
         self._report(reached=False)
 
     def _look(self):
         began = time.perf_counter()
-        if self._finish:
-            self._finish()
+        self.finish()
         finished = time.perf_counter()
-        self._accuracies[self._steps] = float((self._answer() == self._labels).mean())
+        self._accuracies[self._steps] = float((self.answer() == self.labels).mean())
         reached = self._accuracies[self._steps] >= self._goal
         self._uncounted += time.perf_counter() - (finished if reached else began)
         if reached:

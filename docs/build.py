@@ -22,8 +22,8 @@ batch hides what is downstream. The examples are from `benchmarks/faults.py`, on
 Behind each finding stands what a short run made of it, where there was one: **confirmed**, the model trained with the
 remedy and not without it; **refuted**, it trained as well without it; **suspected**, nothing was tried, or the trial
 proved nothing. The verdict is the first code that was not refuted. Without one it is **healthy**, or **unexplained**
-where something is wrong all the same: a few rows cannot be learned by heart in ten steps, the answers have collapsed,
-or `fit` cannot take the data. What could not be examined is listed under it.
+where something is wrong all the same: ten steps on a few rows of one batch hardly move its logits, the answers have
+collapsed, or `fit` cannot take the data. What could not be examined is listed under it.
 
 """
 

@@ -17,9 +17,10 @@ from tensorflow.python.eager import context
 from bertbin_tf import data
 from bertbin_tf.doctor import CODES, Diagnosis, DoctorCallback, Finding, diagnose
 from bertbin_tf.doctor.batches import Batches
+from bertbin_tf.doctor.model_state import put_back
 from bertbin_tf.doctor.patient import Patient
-from bertbin_tf.doctor.put_back import put_back
 from bertbin_tf.doctor.remedies import REMEDIES, UNTRIED
+from bertbin_tf.doctor.train_step import TrainStep
 from bertbin_tf.doctor.trials import Outcome, Trials
 from bertbin_tf.models import binary_classifier, load_backbone, load_preprocessor
 from bertbin_tf.optimizers import LayerwiseAdamW, warmup_cosine
@@ -178,10 +179,10 @@ class Flag(keras.layers.Layer):
         return tf.cast((ids == self.value) == self.is_turned, "int32")
 
 
-def masked_by_itself(is_turned):
+def masked_by_itself(is_turned, backbone=None):
     """A model that takes token ids alone."""
     keras.utils.set_random_seed(0)
-    backbone, ids = tiny(), keras.Input((16,), dtype="int32")
+    backbone, ids = backbone or tiny(), keras.Input((16,), dtype="int32")
     tokens = {"token_ids": ids, "padding_mask": Flag(0, is_turned)(ids), "segment_ids": keras.ops.zeros_like(ids)}
     answers = keras.layers.Dense(1, activation="sigmoid")(backbone(tokens)["pooled_output"])
     model = keras.Model(ids, answers)
@@ -192,6 +193,15 @@ def masked_by_itself(is_turned):
 def mask_turned_round_by_a_layer():
     tokens, labels = healthy_rows()
     return masked_by_itself(is_turned=True), dataset(tokens["token_ids"], labels)
+
+
+def mask_turned_round_in_an_albert():
+    """Whose one layer is called several times."""
+    backbone = keras_nlp.models.AlbertBackbone(
+        vocabulary_size=200, num_layers=2, num_heads=2, embedding_dim=4, hidden_dim=4, intermediate_dim=8
+    )
+    tokens, labels = healthy_rows()
+    return masked_by_itself(is_turned=True, backbone=backbone), dataset(tokens["token_ids"], labels)
 
 
 def mask_to_be_added():
@@ -455,7 +465,7 @@ def custom_step(loss):
     return model
 
 
-def with_own_step(shape_labels, penalty=0.0):
+def with_own_step(shape_labels, penalty=0.0, **kwargs):
     """A model with a `train_step` that writes the cross-entropy out, as tutorials do, and may add an L2 penalty."""
 
     class Model(keras.Model):
@@ -469,7 +479,7 @@ def with_own_step(shape_labels, penalty=0.0):
             self.optimizer.apply(tape.gradient(loss, self.trainable_variables), self.trainable_variables)
             return {"loss": loss}
 
-    plain = healthy_model()
+    plain = healthy_model(**kwargs)
     model = Model(plain.input, plain.output)
     model.compile(keras.optimizers.AdamW(RATE), "binary_crossentropy")
     return model
@@ -480,7 +490,8 @@ def training_step_that_broadcasts():
 
 
 def penalty_in_the_training_step():
-    return with_own_step(lambda y: tf.cast(y[:, None], tf.float32), penalty=1.0), dataset(*healthy_rows())
+    model = with_own_step(lambda y: tf.cast(y[:, None], tf.float32), penalty=1.0, backbone=large_vocabulary())
+    return model, dataset(*healthy_rows())
 
 
 def softmax_over_the_texts():
@@ -546,6 +557,10 @@ def huge_head():
 
 def gradient_descent():
     return healthy_model(keras.optimizers.SGD(1e-5)), dataset(*healthy_rows())
+
+
+def mean_of_the_weights_at_the_end():
+    return healthy_model(keras.optimizers.AdamW(RATE, use_ema=True, ema_momentum=0.9999)), dataset(*healthy_rows())
 
 
 def weights_put_back_on_their_mean():
@@ -708,6 +723,7 @@ SICK = {
         mask_of_bools_turned_round,
         mask_to_be_added,
         mask_turned_round_by_a_layer,
+        mask_turned_round_in_an_albert,
     ],
     "tokenizer-mismatch": [
         unknown_words,
@@ -744,7 +760,12 @@ SICK = {
     "logits-taken-for-probabilities": [logits_without_from_logits],
     "loss-unsuited": [head_with_a_relu, categorical_loss_of_one_unit],
     "head-saturated": [huge_head, date_in_seconds_beside_the_text],
-    "optimizer-unsuited": [gradient_descent, epsilon_above_the_gradients, weights_put_back_on_their_mean],
+    "optimizer-unsuited": [
+        gradient_descent,
+        epsilon_above_the_gradients,
+        weights_put_back_on_their_mean,
+        mean_of_the_weights_at_the_end,
+    ],
     "gradient-clipped-to-nothing": [clip_below_epsilon],
     "schedule-ends-early": [schedule_of_five_steps, schedule_that_falls_at_each_step, schedule_that_never_rises],
     "learning-rate-too-high": [rate_far_too_high, schedule_that_cannot_be_saved],
@@ -863,6 +884,22 @@ def hinge_of_signs():
     tokens, labels = healthy_rows()
     model = headed(lambda features: keras.layers.Dense(1)(features), keras.losses.SquaredHinge())
     return model, dataset(tokens, 2.0 * labels - 1.0)
+
+
+def from_logits_that_keras_takes_back():
+    """Of a sigmoid on the last layer Keras knows the logits, and takes those."""
+    return healthy_model(loss=keras.losses.BinaryCrossentropy(from_logits=True)), dataset(*healthy_rows())
+
+
+def adapters_at_a_rate_of_theirs():
+    backbone = tiny()
+    backbone.enable_lora(rank=2)
+    return healthy_model(keras.optimizers.AdamW(6e-4), backbone=backbone), dataset(*healthy_rows())
+
+
+def mean_of_the_weights():
+    optimizer = keras.optimizers.AdamW(RATE, use_ema=True, ema_momentum=0.9, ema_overwrite_frequency=100)
+    return healthy_model(optimizer), dataset(*healthy_rows())
 
 
 def two_towers():
@@ -1001,6 +1038,9 @@ HEALTHY = [
     focal_loss_that_weighs_classes,
     loss_of_a_quarter,
     hinge_of_signs,
+    from_logits_that_keras_takes_back,
+    adapters_at_a_rate_of_theirs,
+    mean_of_the_weights,
     two_towers,
     smoothed_labels,
     hidden_head,
@@ -1221,15 +1261,36 @@ class PutBack(keras.Model):
         return logs
 
 
-def test_model_that_cannot_learn_a_few_rows_by_heart_is_unexplained(eager):
+def test_model_that_cannot_overfit_a_few_rows_is_unexplained(eager):
     plain, rows = bag_of_words(rate=1e-3, vocabulary_size=300_000)  # as large as a real encoder
     # As of one that was trained.
     plain.get_layer("token_embedding").embeddings.assign(np.random.default_rng(0).normal(0.1, 1.0, (300_000, 16)))
     model = PutBack(plain.input, plain.output)
     model.compile(keras.optimizers.Adam(1e-3), "binary_crossentropy")
     diagnosis = diagnose(model, rows)
-    assert diagnosis.cause == "unexplained" and "by heart" in diagnosis.symptoms[-1], str(diagnosis)
+    assert diagnosis.cause == "unexplained" and "overfit" in diagnosis.symptoms[-1], str(diagnosis)
     assert diagnose(plain, rows).cause == "healthy"
+
+
+def test_steps_of_a_model_that_adds_gradients_up_are_whole_ones(eager):
+    plain, adding = healthy_model(), with_counter(tf.Variable(0))
+    paces = [TrainStep(Patient(model), Batches(dataset(*healthy_rows()))).pace(RATE) for model in (plain, adding)]
+    assert paces[1] == pytest.approx(paces[0], rel=0.5)
+
+
+def test_optimizer_that_cannot_be_copied_stays_where_it_is(eager):
+    class Unnamed(keras.optimizers.schedules.LearningRateSchedule):
+        def __call__(self, step):
+            return 1e-3
+
+    plain, rows = bag_of_words(rate=1e-3, vocabulary_size=300_000)
+    plain.get_layer("token_embedding").embeddings.assign(np.random.default_rng(0).normal(0.1, 1.0, (300_000, 16)))
+    model = TwoOptimizers(plain.input, plain.output)
+    model.compile(keras.optimizers.AdamW(1e-3), "binary_crossentropy", jit_compile=True)
+    model.head_optimizer, own = keras.optimizers.SGD(Unnamed()), model.optimizer
+    diagnosis = diagnose(model, rows)
+    assert model.optimizer is own and model.jit_compile
+    assert any("get_config" in line for line in diagnosis.unread), str(diagnosis)
 
 
 class TwoOptimizers(keras.Model):

@@ -248,6 +248,21 @@ def test_body_beyond_the_limit_is_not_read(url):
     assert ask(url, {"instances": ["a"]}).status_code == 200
 
 
+def test_bodies_are_not_held_without_end(exported):
+    limits = Limits(body_bytes=20_000, held_bytes=20_000)
+    body = json.dumps({"instances": ["a"]}).encode()
+    body += b" " * (15_000 - len(body))
+    with serving(exported, limits=limits) as (url, _):
+        host, port = url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=60) as slow:
+            slow.sendall(b"POST /v1/models/tiny:predict HTTP/1.1\r\nHost: a\r\nContent-Length: 15000\r\n\r\n")
+            slow.sendall(body[:-1])
+            wait_for(lambda: ask(url, body).status_code == 503)
+            slow.sendall(body[-1:])
+            assert slow.recv(1000).startswith(b"HTTP/1.1 200")
+        assert {ask(url, body).status_code for _ in range(3)} == {200}  # what was refused is not held
+
+
 def test_body_that_does_not_arrive_ends(exported):
     with serving(exported, limits=Limits(seconds=0.3)) as (url, _):
         host, port = url.removeprefix("http://").split(":")
@@ -446,7 +461,12 @@ def test_address_in_use_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "limits, message", [({"rows": 0}, "`rows` must be positive"), ({"waiting": 5}, "`waiting` must be at least `rows`")]
+    "limits, message",
+    [
+        ({"rows": 0}, "`rows` must be positive"),
+        ({"waiting": 5}, "`waiting` must be at least `rows`"),
+        ({"held_bytes": 5}, "`held_bytes` must be at least `body_bytes`"),
+    ],
 )
 def test_limits_that_make_no_sense_are_refused(limits, message):
     with pytest.raises(ValueError, match=message):

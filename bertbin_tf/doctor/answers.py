@@ -106,7 +106,7 @@ class Answers:
     def heeded_mask(self) -> np.ndarray | None:
         """The padding mask that reaches the first transformer block, for the first batch.
 
-        `None` if none is seen, or several of an encoder that is called several times.
+        `None` if none is seen, or different ones, as of an encoder that is called with two texts.
         """
         blocks = [b for b in self._patient.backbone if "padding_mask" in inspect.signature(b.call).parameters]
         if not blocks:
@@ -122,7 +122,10 @@ class Answers:
             self._patient.model(self._data.first[0], training=False)
         finally:
             block.call = call
-        return None if len(seen) != 1 or seen[0] is None else np.asarray(seen[0])
+        masks = [np.asarray(mask) for mask in seen if mask is not None]
+        if not masks or len(masks) < len(seen) or not all(np.array_equal(mask, masks[0]) for mask in masks):
+            return None
+        return masks[0]
 
     @functools.cached_property
     def dropped_by_own_code(self) -> float:

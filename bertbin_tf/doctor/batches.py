@@ -25,6 +25,7 @@ class Batches:
             `None`.
         num_rows: Int, of so many rows the inputs are kept; of the others only the labels. Defaults to `2048`.
         seconds: Float, after so many seconds reading ends. Defaults to `10.0`.
+        are_signs: Bool, whether other data of the model have labels -1 and 1. Defaults to `False`.
 
     Attributes:
         batches: List of `(x, y, sample_weight)`, as given, in numpy arrays.
@@ -38,7 +39,9 @@ class Batches:
         problem: String, why nothing or not all could be read, or an empty string.
     """
 
-    def __init__(self, source: Any, preprocess=None, *, num_rows: int = NUM_ROWS, seconds: float = SECONDS):
+    def __init__(
+        self, source: Any, preprocess=None, *, num_rows: int = NUM_ROWS, seconds: float = SECONDS, are_signs=False
+    ):
         self.batches, self.labels_by_batch, self.is_whole, self.problem = [], [], False, ""
         self.are_signs = False
         self.gives_nothing_again, self.num_batches = False, _count(source)
@@ -68,7 +71,8 @@ class Batches:
             self.gives_nothing_again = bool(self.batches) and next(iter(_iterate(source)), None) is None
         except Exception as error:  # whatever the user's own code raises
             self.problem = f"the data raised {type(error).__name__} after {num_read} batches: {error}"
-        self.are_signs = {label for labels in self.labels_by_batch for label in labels} == {-1.0, 1.0}
+        labels = {label for labels in self.labels_by_batch for label in labels}
+        self.are_signs = labels == {-1.0, 1.0} or are_signs and labels <= {-1.0, 1.0}
         if self.are_signs:
             self.labels_by_batch = [(labels + 1) / 2 for labels in self.labels_by_batch]
 

@@ -20,7 +20,8 @@ from bertbin_tf.metrics import label_entropy
 
 # In logits a step: that of the default head on MiniLM's features, 0.4 in the mean of 384, at 1e-4.
 HEALTHY_PACE = 0.015
-# In the same of the whole model, on a few rows again and again.
+# In logits a step, too, but of the whole model, and of rows that it is trained on again and again. Healthy models on
+# MiniLM have 0.006 to 0.7 (`benchmarks/faults.py`), adapters at the rate of whole layers 0.001.
 SLOW_PACE = 0.002
 # So slow a head takes 20,000 steps from even odds to a probability of 0.73.
 TOO_SLOW_PACE = 5e-5
@@ -60,7 +61,7 @@ class Evidence:
     @functools.cached_property
     def response(self) -> Response:
         """Loss and gradient at known logits."""
-        return Response(self.patient, self.train, self.answers)
+        return Response(self.patient, self.train, self.answers, self.train_step)
 
     @functools.cached_property
     def scores(self) -> Scores:
@@ -84,7 +85,7 @@ class Evidence:
 
     @functools.cached_property
     def pace(self) -> float:
-        """How far, in logits a step at the highest rate, the answers to the same few rows move."""
+        """How far, in logits a step at the highest rate, the answers to a few rows move, which are trained on alone."""
         return self.train_step.pace(self.steps.highest_rate)
 
     @functools.cached_property

@@ -10,10 +10,10 @@ import keras
 from bertbin_tf.doctor.batches import Batches
 from bertbin_tf.doctor.evidence import Evidence
 from bertbin_tf.doctor.finding import Diagnosis, Finding
+from bertbin_tf.doctor.model_state import put_back
 from bertbin_tf.doctor.patient import Patient
-from bertbin_tf.doctor.put_back import put_back
 from bertbin_tf.doctor.rules import RULES
-from bertbin_tf.doctor.symptoms import failure_of, in_one_line, symptoms_of
+from bertbin_tf.doctor.symptoms import failure_of, in_one_line, slowness_of, symptoms_of
 from bertbin_tf.doctor.treatment import Treatment
 from bertbin_tf.doctor.trials import Trials
 
@@ -67,7 +67,9 @@ def diagnose(
     patient = Patient(model)
     with put_back(model):
         train = Batches(train_data, patient.preprocess)
-        validation = None if validation_data is None else Batches(validation_data, patient.preprocess)
+        validation = None
+        if validation_data is not None:
+            validation = Batches(validation_data, patient.preprocess, are_signs=train.are_signs)
         evidence = Evidence(patient, train, validation)
         unread = [f"{name}: {some.problem}" for name, some in evidence.data.items() if some.problem]
         if not patient.backbone:
@@ -94,6 +96,10 @@ def diagnose(
             symptoms = tuple(filter(None, [failure_of(evidence)]))
         else:
             symptoms = symptoms_of(evidence)
+            try:
+                symptoms += tuple(filter(None, [slowness_of(evidence)]))
+            except Exception as error:
+                failed.setdefault(in_one_line(error), []).append("whether it overfits a few rows")
     for reason, codes in failed.items():
         is_said = any(reason in symptom for symptom in symptoms)
         unread.append(f"{', '.join(codes)}: {'what `fit` cannot take, they cannot either' if is_said else reason}")

@@ -51,9 +51,9 @@ class Patient:
 
     @property
     def trains_adapters_only(self) -> bool:
-        """Whether of the encoder's kernels nothing but `enable_lora`'s adapters is trained."""
-        trained = [weight.name for weight in self.backbone_weights if weight.trainable and weight.name != "bias"]
-        return bool(trained) and all("lora_" in name for name in trained)
+        """Whether of the encoder's matrices nothing but `enable_lora`'s adapters is trained."""
+        trained = [weight.name for weight in self.backbone_weights if weight.trainable and len(weight.shape) > 1]
+        return bool(trained) and all("lora_" in name or name == "bias" for name in trained)
 
     @functools.cached_property
     def untracked(self) -> dict[str, keras.layers.Layer]:
@@ -173,6 +173,27 @@ class Patient:
             return optimizer.get_config()
         finally:
             optimizer._learning_rate = schedule
+
+    def fresh_optimizer(self, rate: float, **changes) -> keras.optimizers.Optimizer:
+        """Returns a copy of the optimizer without state, decay and accumulation, which would hold a step back.
+
+        Args:
+            rate: Float, its learning rate.
+            **changes: Other fields of its configuration.
+        """
+        own = {"learning_rate": rate, "weight_decay": 0.0, "gradient_accumulation_steps": None}
+        return type(self.optimizer).from_config(self.optimizer_config | own | changes)
+
+    @property
+    def bound_weights(self) -> set[int] | None:
+        """The `id` of each weight that the model's optimizers were built for; `None` before.
+
+        A `train_step` of its own may have several optimizers, also in a list or a dict.
+        """
+        members = [list(value.values()) if isinstance(value, dict) else value for value in vars(self.model).values()]
+        each = [one for some in members for one in (some if isinstance(some, (list, tuple)) else [some])]
+        built = [one for one in each if isinstance(one, keras.optimizers.Optimizer) and one.built]
+        return {id(weight) for one in built for weight in one._trainable_variables} if self.optimizer.built else None
 
     @property
     def own_arguments(self) -> dict:

@@ -43,7 +43,7 @@ class Regimen:
         self.rates, self.peak = evidence.steps.rate_at, None
         self.loss, self.row_map, self.is_shuffled = None, [], False
         # Of an optimizer that was built for other weights only those are stepped that it knows.
-        self.bound = {id(weight) for weight in optimizer._trainable_variables} if optimizer.built else None
+        self.bound = evidence.patient.bound_weights
         self.changes, self.structure, self._undo = [], [], []
 
     def set(self, layer: keras.layers.Layer, name: str, value: Any, shown: str | None = None) -> None:

@@ -38,10 +38,11 @@ class Response:
         patient: The model.
         data: Batches; the first one's first rows are used.
         answers: What the model answers to them.
+        train_step: What the model's `train_step` does with them.
     """
 
-    def __init__(self, patient: Patient, data: Batches, answers: Answers):
-        self._patient, self._data, self._answers = patient, data, answers
+    def __init__(self, patient: Patient, data: Batches, answers: Answers, train_step: TrainStep):
+        self._patient, self._data, self._answers, self._train_step = patient, data, answers, train_step
 
     @functools.cached_property
     def replies(self) -> dict[tuple[float, int], Reply] | None:
@@ -178,9 +179,8 @@ class Response:
 
     def _step_of_head(self, labels):
         """What the model's own training step takes off the head's kernel where the optimizer is plain SGD."""
-        x, y, *weight = (part for part in self._data.first if part is not None)  # as the user's data have them
-        batch = (x, self._like(y, labels), *weight)
-        return TrainStep(self._patient, self._data).taken_off([self._patient.logit_layer.kernel], batch)[0]
+        x, y, *weight = self._train_step.batch
+        return self._train_step.sgd_update([self._patient.logit_layer.kernel], (x, self._like(y, labels), *weight))[0]
 
     def _loss_of(self, answers, labels):
         """The compiled loss of answers 0.3 (for 0) and 0.9 (for 1) in the shape of the model's."""

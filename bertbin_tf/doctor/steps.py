@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from bertbin_tf.doctor.batches import Batches
 from bertbin_tf.doctor.patient import Patient
-from bertbin_tf.doctor.train_step import TrainStep, fresh_optimizer
+from bertbin_tf.doctor.train_step import TrainStep
 from bertbin_tf.optimizers import LayerStatistics, few_steps_factor, sample_schedule, schedule_of
 from bertbin_tf.optimizers.statistics import MIN_WEIGHT_RMS
 
@@ -202,7 +202,7 @@ class Steps:
     def _first_step(self, **changes):
         variables = self._patient.model.trainable_variables
         start = [tf.identity(variable.value) for variable in variables]
-        optimizer = fresh_optimizer(self._patient, self.highest_rate, **changes)
+        optimizer = self._patient.fresh_optimizer(self.highest_rate, **changes)
         optimizer.build(variables)
         moves = self._step(optimizer, variables, self.gradients)
         self._reached_late = {layer for layer, move in moves.items() if move.gradient_norm == 0}

@@ -1,6 +1,5 @@
 """What is not as it should be, whatever the cause."""
 
-import contextlib
 import re
 import textwrap
 
@@ -8,7 +7,6 @@ import numpy as np
 
 from bertbin_tf.doctor.batches import to_tensors
 from bertbin_tf.doctor.evidence import SLOW_PACE, Evidence
-from bertbin_tf.doctor.train_step import ROWS_BY_HEART
 
 # As standard deviations over texts: of probabilities, where they can no longer be told apart, and of features, relative
 # to their size. MiniLM's pooled features have 0.5; after Adam at 1e-3 it is below 1e-3.
@@ -16,27 +14,19 @@ SAME_ANSWER, SAME_FEATURES = 0.005, 0.01
 
 
 def symptoms_of(evidence: Evidence) -> tuple[str, ...]:
-    """Returns why `fit` cannot take the data, or what a model shows that does not learn, or has not learned."""
+    """Returns why `fit` cannot take the data, or what a model shows that was trained and has not learned."""
     if failure := failure_of(evidence):
         return (failure,)
-    symptoms = []
-    with contextlib.suppress(Exception):  # a `train_step` of the model's own may take no such few rows
-        # What is known by heart already need not move, and the features of a small random encoder are small, and grow.
-        has_to_move = evidence.patient.has_real_size and evidence.answers.loss > 0.5 * evidence.entropy
-        if has_to_move and evidence.pace < SLOW_PACE:
-            symptoms.append(
-                f"steps on the same {ROWS_BY_HEART} rows, at the highest rate of the schedule, move the answers to "
-                f"them by {evidence.pace:.1g} logits each; a model that trains learns them by heart, by 0.02 or more"
-            )
     optimizer, answers = evidence.patient.optimizer, evidence.answers
     num_steps = int(optimizer.iterations.numpy())
     if not num_steps:
-        return tuple(symptoms)
+        return ()
     try:
         logits = answers.logits
         features = answers.features
     except Exception:  # a model that cannot be asked has been reported by the rules
-        return tuple(symptoms)
+        return ()
+    symptoms = []
     if answers.spread < SAME_ANSWER and len(logits) > 1:
         symptoms.append(
             f"after {num_steps} steps the answers to {len(logits)} texts differ by a standard deviation of "
@@ -50,6 +40,21 @@ def symptoms_of(evidence: Evidence) -> tuple[str, ...]:
                 "and no rate brings it back. Load the pre-trained weights again"
             )
     return tuple(symptoms)
+
+
+def slowness_of(evidence: Evidence) -> str:
+    """Returns how slowly a model overfits a few rows, or an empty string if it does, or was not to be asked."""
+    # The features of a small random encoder are small, and grow; the head of a frozen one may take its time; and what
+    # is answered well already need not change.
+    is_encoder_trained = any(weight.trainable for weight in evidence.patient.backbone_weights)
+    if not evidence.patient.has_real_size or not is_encoder_trained:
+        return ""
+    if not evidence.answers.loss > 0.5 * evidence.entropy or not evidence.pace < SLOW_PACE:
+        return ""
+    return (
+        f"steps on a few rows of one batch, again and again, move its logits by {evidence.pace:.1g} each; where a "
+        "model can overfit a batch it is 0.02 or more"
+    )
 
 
 def failure_of(evidence: Evidence) -> str:

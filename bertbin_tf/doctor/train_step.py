@@ -9,15 +9,15 @@ import tensorflow as tf
 
 from bertbin_tf.doctor.answers import Answers
 from bertbin_tf.doctor.batches import Batches
+from bertbin_tf.doctor.model_state import put_back, with_optimizers
 from bertbin_tf.doctor.patient import Patient
-from bertbin_tf.doctor.put_back import put_back, with_optimizers
 
 MOST_ACCUMULATED = 64  # batches for one step
 ANY_RATE = 1e-3  # at which a weight moves, or does not
 # Karpathy, 2019, "A Recipe for Training Neural Networks", section 2: overfit one batch before anything else.
-NUM_BY_HEART, ROWS_BY_HEART = 10, 16
-# Of the gradient with the weights; without a penalty two vectors of millions of numbers have a cosine near 0.
-MAX_PULL = 0.5
+PACE_STEPS, PACE_ROWS, PACE_TOKENS = 10, 16, 1024
+# Of gradient and weights, two vectors of that many numbers at least; without a penalty it is near 0.
+MAX_COSINE, MIN_FOR_COSINE = 0.5, 100_000
 
 
 class TrainStep:
@@ -39,7 +39,7 @@ class TrainStep:
         up gradients for one step.
         """
         model = self._patient.model
-        few_rows = tf.data.Dataset.from_tensor_slices(self._first(None)).batch(4).repeat()
+        few_rows = tf.data.Dataset.from_tensor_slices(self.batch).batch(4).repeat()
         before = [np.array(variable) for variable in model.trainable_variables]
 
         def has_moved():
@@ -63,8 +63,8 @@ class TrainStep:
         """The batches after which `num_accumulated` gives up."""
         return min(self._data.num_batches or MOST_ACCUMULATED, MOST_ACCUMULATED)
 
-    def taken_off(self, variables: list[keras.Variable], batch: tuple) -> list[np.ndarray]:
-        """Returns what a step of plain gradient descent at a rate of 1 takes off variables of the model.
+    def sgd_update(self, variables: list[keras.Variable], batch: tuple) -> list[np.ndarray]:
+        """Returns what a step of gradient descent at a rate of 1 takes off variables: `train_step`'s own gradient.
 
         Args:
             variables: Those wanted.
@@ -77,35 +77,43 @@ class TrainStep:
             return [old - np.array(variable) for old, variable in zip(before, variables, strict=True)]
 
     @functools.cached_property
-    def pull_to_zero(self) -> float:
-        """The cosine of `taken_off` with the weights: 1 where a penalty on them is all that a step follows."""
-        variables = self._patient.model.trainable_variables
-        taken = self.taken_off(variables, self._first(None))
-        pairs = [(old.ravel(), np.asarray(weight).ravel()) for old, weight in zip(taken, variables, strict=True)]
-        sizes = [np.sqrt(sum(float(member @ member) for member in members)) for members in zip(*pairs, strict=True)]
-        return sum(float(old @ weight) for old, weight in pairs) / max(float(np.prod(sizes)), 1e-30)
+    def cosine_with_weights(self) -> float:
+        """The cosine of the gradient with the weights: 1 where a step follows nothing but a penalty on them.
+
+        Of matrices only, and 0 if they have fewer than 100,000 numbers: that of a few may be large by chance.
+        """
+        weights = [weight for weight in self._patient.model.trainable_variables if len(weight.shape) > 1]
+        if sum(int(np.prod(weight.shape)) for weight in weights) < MIN_FOR_COSINE:
+            return 0.0
+        gradients = np.concatenate([some.ravel() for some in self.sgd_update(weights, self.batch)])
+        values = np.concatenate([np.asarray(weight).ravel() for weight in weights])
+        return float(gradients @ values / max(np.linalg.norm(gradients) * np.linalg.norm(values), 1e-30))
 
     def pace(self, rate: float) -> float:
-        """Returns how far, in logits a step, ten steps on the same few rows move the answers to them.
+        """Returns how far, in logits a step, ten steps on a few rows of one batch move the answers to them.
 
         The first five are not counted: a head that begins at zero and running means need them.
 
         Args:
             rate: Float, the learning rate.
         """
-        batch = self._first(ROWS_BY_HEART)
+        num_rows = PACE_ROWS
+        if self._data.token_batches:  # of long texts fewer, for the time that they take
+            num_rows = min(num_rows, max(4, PACE_TOKENS // self._data.token_batches[0].shape[1]))
+        batch = keras.tree.map_structure(lambda array: None if array is None else array[:num_rows], self.batch)
+        calls_a_step = self.num_accumulated or 1 if self._patient.has_own_step else 1
         logits = []
         with self._at_rate(rate):
             for _ in range(2):
-                for _ in range(NUM_BY_HEART // 2):
+                for _ in range(PACE_STEPS // 2 * calls_a_step):
                     self._patient.model.train_step(batch)
-                logits.append(Answers(self._patient, self._data).logits[:ROWS_BY_HEART])
-        return float(np.abs(logits[1] - logits[0]).mean()) / (NUM_BY_HEART // 2)
+                logits.append(Answers(self._patient, self._data).logits[:num_rows])
+        return float(np.abs(logits[1] - logits[0]).mean()) / (PACE_STEPS // 2)
 
-    def _first(self, num_rows):
-        """The first batch as `train_step` takes it, or its first rows."""
-        parts = tuple(part for part in self._data.first if part is not None)
-        return parts if num_rows is None else keras.tree.map_structure(lambda array: array[:num_rows], parts)
+    @property
+    def batch(self) -> tuple:
+        """The first batch as `train_step` takes it: without what the user's data have not."""
+        return tuple(part for part in self._data.first if part is not None)
 
     @contextlib.contextmanager
     def _at_rate(self, rate):
@@ -114,20 +122,8 @@ class TrainStep:
 
         def copy(optimizer):
             if optimizer is own:
-                return fresh_optimizer(self._patient, rate)
+                return self._patient.fresh_optimizer(rate)
             return type(optimizer).from_config(optimizer.get_config())
 
         with put_back(model), with_optimizers(model, copy):
             yield
-
-
-def fresh_optimizer(patient: Patient, rate: float, **changes) -> keras.optimizers.Optimizer:
-    """Returns a copy of the optimizer without state, decay and accumulation, which would hold a step back.
-
-    Args:
-        patient: The model.
-        rate: Float, its learning rate.
-        **changes: Other fields of its configuration.
-    """
-    own = {"learning_rate": rate, "weight_decay": 0.0, "gradient_accumulation_steps": None}
-    return type(patient.optimizer).from_config(patient.optimizer_config | own | changes)

@@ -16,7 +16,7 @@ from bertbin_tf.doctor.answers import flat
 from bertbin_tf.doctor.batches import flat_labels, to_tensors
 from bertbin_tf.doctor.evidence import Evidence
 from bertbin_tf.doctor.finding import Finding
-from bertbin_tf.doctor.put_back import put_back
+from bertbin_tf.doctor.model_state import put_back
 from bertbin_tf.doctor.regimen import Regimen
 from bertbin_tf.doctor.remedies import REMEDIES, UNTRIED, apply_remedies
 from bertbin_tf.doctor.sample import draw
@@ -189,6 +189,7 @@ class Trials:
                 # Not compiled: TF's registry of gradients would keep the graph of `apply`, and with it the memory of
                 # all weights and moments, until the process ends (CONTRIBUTING).
                 optimizer.apply(compute_gradients(*batches[step % len(batches)]), weights)
+            optimizer.finalize_variable_values(weights)  # as `fit` does: with `use_ema` it takes the mean
         tested = [regimen.map_row(*batch)[0] for batch in self._sample.test]
         answers = np.concatenate([flat(answers_to(to_tensors(x))) for x in tested])
         logits = self._evidence.answers.to_logits(answers)

@@ -15,7 +15,7 @@ _REASONS = {
     408: "The body did not arrive in time.",
     413: "The body is too large.",
     415: "The body is compressed.",
-    503: "Too many texts are waiting.",
+    503: "Too many texts are waiting, or bytes being received.",
     504: "No answer in time.",
 }
 _ANSWER: dict[str, Any] = {

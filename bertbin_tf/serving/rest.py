@@ -5,6 +5,7 @@ Paths, JSON and errors are those of `tensorflow_serving/model_servers/http_rest_
 """
 
 import asyncio
+import contextlib
 import json
 import re
 import time
@@ -61,6 +62,7 @@ def build_app(versions: Versions, limits: Limits, measures: Measures) -> Starlet
 class _Api:
     def __init__(self, versions, limits, measures):
         self._versions, self._limits, self._measures = versions, limits, measures
+        self._held_bytes = 0
 
     async def health(self, request: Request) -> Response:
         try:
@@ -113,15 +115,17 @@ class _Api:
         self._versions.find(*which)  # 404 before a body is read
         if what != "predict":
             raise Refused(400, f"Expected {what} signature method_name; this model has predict signatures")
-        body = await self._read(request)
-        async with self._versions.use(*which) as batcher:
-            signatures = batcher.servable.signatures
-            if len(body) > SMALL_BODY:
-                inputs, name, as_rows = await asyncio.to_thread(self._parse, body, signatures)
-            else:
-                inputs, name, as_rows = self._parse(body, signatures)
-            del body  # many may wait
-            outputs = await self._unless_gone(request, batcher.answer(inputs, name))
+        with self._holding() as hold:
+            body = await self._read(request, hold)
+            async with self._versions.use(*which) as batcher:
+                signatures = batcher.servable.signatures
+                if len(body) > SMALL_BODY:
+                    inputs, name, as_rows = await asyncio.to_thread(self._parse, body, signatures)
+                else:
+                    inputs, name, as_rows = self._parse(body, signatures)
+                hold(-len(body))
+                del body  # many may wait
+                outputs = await self._unless_gone(request, batcher.answer(inputs, name))
         self._measures.rows.inc(len(next(iter(inputs.values()))))
         return write_answer(outputs, as_rows)
 
@@ -187,10 +191,28 @@ class _Api:
             raise Refused(400, f"Failed to convert version: {path['version'][:40]} to numeric.")
         return number, path["label"]
 
-    async def _read(self, request):
+    @contextlib.contextmanager
+    def _holding(self):
+        """Gives a function that counts bytes of a body, and refuses them where all bodies together are too many."""
+        mine = 0
+
+        def hold(num_bytes):
+            nonlocal mine
+            mine += num_bytes
+            self._held_bytes += num_bytes
+            if self._held_bytes > self._limits.held_bytes:
+                raise Refused(503, "Too many bytes are being received. Send it again later.", Connection="close")
+
+        try:
+            yield hold
+        finally:
+            self._held_bytes -= mine
+
+    async def _read(self, request, hold):
         async def read():
             body = bytearray()
             async for part in request.stream():
+                hold(len(part))
                 body += part
                 if len(body) > self._limits.body_bytes:
                     raise too_large

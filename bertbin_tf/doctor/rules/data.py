@@ -65,7 +65,7 @@ def one_class(evidence: Evidence) -> Proof | None:
     if not evidence.train.is_whole or len(labels) < 2 or len(set(labels)) > 1:
         return None
     return Proof(
-        f"all {len(labels):,} training labels are {labels[0]:g}",
+        f"all {len(labels):,} training labels are {evidence.train.given_labels[0]:g}",
         "print(np.unique(labels, return_counts=True))  # a filter, a slice of sorted rows, a label that was misread?",
     )
 

@@ -43,13 +43,15 @@ def single_unit_softmax(evidence: Evidence) -> Proof | None:
 
 @rule
 def sigmoid_twice(evidence: Evidence) -> Proof | None:
-    """A sigmoid of a sigmoid lies between 0.5 and 0.73, so the loss cannot fall below 0.31 and gradients are small."""
+    """A sigmoid of a sigmoid lies between 0.5 and 0.73, so the loss cannot fall to 0 and gradients are small."""
     replies = evidence.response.replies
     if replies is None or evidence.patient.logit_layer.units != 1:
         return None
     low, high = (replies[logit, 1].answer for logit in (-20.0, 20.0))
     is_in_model = np.allclose((low, high), (0.5, 0.731), atol=0.01)
-    is_in_loss = np.allclose((low, high), (0, 1), atol=0.01) and evidence.response.takes_logits
+    # Where there is none, a right answer costs nothing; a second one leaves 0.31, and of a focal loss 0.02.
+    has_floor = replies[20.0, 1].loss > 1e-3
+    is_in_loss = np.allclose((low, high), (0, 1), atol=0.01) and has_floor and evidence.response.takes_logits
     if not (is_in_model or is_in_loss):
         return None
     said = "goes on to another sigmoid" if is_in_model else "is a probability, and the loss takes it for a logit"

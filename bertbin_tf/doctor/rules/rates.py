@@ -6,14 +6,16 @@ import numpy as np
 from bertbin_tf.doctor.evidence import HEALTHY_PACE, SLOW_PACE, TOO_SLOW_PACE, Evidence
 from bertbin_tf.doctor.rules.registry import Proof, rule
 from bertbin_tf.doctor.steps import TOO_FAST, TOO_SLOW
-from bertbin_tf.doctor.train_step import MAX_PULL
+from bertbin_tf.doctor.train_step import MAX_COSINE
 
 ADAPTIVE = ("Adam", "AdamW", "Nadam", "Adamax", "Lamb", "Adafactor", "Lion", "LayerwiseAdamW", "RMSprop")
 
 # Of an epoch's steps, what they are worth at the highest rate: half of them with a cosine or a line to 0, a third with
 # a square.
 FEW_FULL_STEPS = 0.25
-LEAST_KEPT = 0.1  # half of it with Keras' own momentum, every 100 steps
+# `fit` ends with the mean, too, and how many epochs it will have nobody can tell.
+MANY_EPOCHS = 10
+LEAST_KEPT = 0.1  # with Keras' own momentum of 0.99, every 100 steps, it is 0.37
 
 
 @rule
@@ -34,17 +36,19 @@ def batch_too_small(evidence: Evidence) -> Proof | None:
 
 @rule
 def optimizer_unsuited(evidence: Evidence) -> Proof | None:
-    """Gradients differ a thousandfold between a BERT's layers, and so do steps that are in proportion to them."""
+    """Steps that are undone, or in proportion to gradients, which differ a thousandfold between a BERT's layers."""
     name, steps, is_adaptive = type(evidence.patient.optimizer).__name__, evidence.steps, _is_adaptive(evidence)
-    config = evidence.patient.optimizer_config
-    if config.get("use_ema") and (frequency := config.get("ema_overwrite_frequency")):
-        # The mean over the steps since the last time, each of which has been averaged in for half of them.
-        kept = (1 - config["ema_momentum"]) * (frequency + 1) / 2
+    if evidence.patient.optimizer_config.get("use_ema"):
+        momentum = evidence.patient.optimizer_config["ema_momentum"]
+        frequency = evidence.patient.optimizer_config.get("ema_overwrite_frequency")
+        window = frequency or MANY_EPOCHS * steps.num_steps
+        kept = _kept_by_mean(momentum, window)
         if kept < LEAST_KEPT:
             return Proof(
-                f"ema_overwrite_frequency={frequency} puts the weights back on their running mean every {frequency} "
-                f"steps: with a momentum of {config['ema_momentum']:g} {kept:.1%} of what they learned remains",
-                "optimizer = keras.optimizers.AdamW(5e-5)  # or use_ema=True, and keras.callbacks.SwapEMAWeights()",
+                f"the weights are put back on their running mean {'every' if frequency else 'after'} {window} steps: "
+                f"with ema_momentum={momentum:g} {kept:.1%} of what they have moved remains",
+                "optimizer = keras.optimizers.AdamW(5e-5)  # or use_ema=True alone, and "
+                f"ema_momentum={max(0, 1 - 10 / steps.num_steps):.3g} or less",
             )
     held, whole = steps.held_by_epsilon, steps.whole_encoder_moves
     if is_adaptive and held and len(held) >= 0.5 * len(whole):
@@ -149,7 +153,8 @@ def learning_rate_too_low(evidence: Evidence) -> Proof | None:
         return None
     if steps.encoder_moves and not any(move.gradient_norm for move in steps.encoder_moves.values()):
         return None
-    if evidence.patient.trains_adapters_only and evidence.pace < SLOW_PACE:
+    is_slow = evidence.patient.trains_adapters_only and steps.highest_rate < steps.healthy_rate
+    if is_slow and evidence.pace < SLOW_PACE:
         return Proof(
             "of the encoder low-rank adapters alone are trained, which begin at zero and need ten times the rate of "
             f"its weights: at {steps.highest_rate:.1e} steps on the same rows move the answers by {evidence.pace:.1g} "
@@ -209,10 +214,10 @@ def weight_decay_too_strong(evidence: Evidence) -> Proof | None:
             f"weight_decay={decay:g} takes {1 - np.exp(-shrink):.0%} off every weight in {steps.num_steps} steps",
             "optimizer = keras.optimizers.AdamW(5e-5, weight_decay=0.01)",
         )
-    if evidence.patient.has_own_step and evidence.train_step.pull_to_zero > MAX_PULL:
+    if evidence.patient.has_own_step and evidence.train_step.cosine_with_weights > MAX_COSINE:
         return Proof(
             f"the gradient of the model's own `train_step` points along the weights (cosine "
-            f"{evidence.train_step.pull_to_zero:.2f}): it follows a penalty on them, and not the labels",
+            f"{evidence.train_step.cosine_with_weights:.2f}): it follows a penalty on them, and not the labels",
             "loss = self.compute_loss(x=x, y=y, y_pred=y_pred)  # and nothing added; weight_decay=0.01 in AdamW",
         )
     is_penalised = any(getattr(weight, "regularizer", None) for weight in evidence.patient.model.trainable_variables)
@@ -228,6 +233,13 @@ def _first_step(steps):
     if len(steps.rates) > 1:
         return f"at {steps.highest_rate:.1e}, the highest rate of the schedule, a first step"
     return f"at {steps.highest_rate:.1e} the first step"
+
+
+def _kept_by_mean(momentum, num_steps):
+    """Returns how much of a steady movement the running mean of the weights has made after so many steps."""
+    if momentum >= 1:
+        return 0.0
+    return 1 - momentum / (1 - momentum) * (1 - momentum**num_steps) / num_steps
 
 
 def _is_adaptive(evidence):

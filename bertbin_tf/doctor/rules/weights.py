@@ -81,12 +81,9 @@ def weights_not_loaded(evidence: Evidence) -> Proof | None:
 @rule
 def stale_compile(evidence: Evidence) -> Proof | None:
     """`trainable` was changed after the model was compiled and trained: the optimizer has the weights of before."""
-    model, optimizer = evidence.patient.model, evidence.patient.optimizer
-    if optimizer is None or not optimizer.built:
+    model, bound = evidence.patient.model, evidence.patient.bound_weights
+    if bound is None:
         return None
-    # A `train_step` of its own may have several.
-    known = [value for value in vars(model).values() if isinstance(value, keras.optimizers.Optimizer) and value.built]
-    bound = {id(weight) for one in known for weight in one._trainable_variables}
     now = {id(weight): weight for weight in model.trainable_variables}
     if bound == set(now):
         return None

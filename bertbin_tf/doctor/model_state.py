@@ -1,4 +1,4 @@
-"""How a model is put back as it was, and lent another optimizer for a while."""
+"""What a model holds that looking at it may change, and how that is put back."""
 
 import contextlib
 import random
@@ -27,6 +27,10 @@ def put_back(model: keras.Model) -> Iterator[None]:
         finally:
             for variable, value in zip(variables, values, strict=True):
                 variable.assign(value)
+            known = set(map(id, variables))
+            for metric in model.metrics:  # of those that have been built since
+                if not known.issuperset(map(id, metric.variables)):
+                    metric.reset_state()
             # From the outside in, for a model passes it on to its layers, and a layer to its variables.
             for layer, was_trainable in trainable:
                 if layer.trainable != was_trainable:
@@ -47,11 +51,12 @@ def with_optimizers(model: keras.Model, make: Callable) -> Iterator[None]:
         make: Function from an optimizer that the model holds, in whatever attribute, to the one in its place.
     """
     held = {name: value for name, value in vars(model).items() if isinstance(value, keras.optimizers.Optimizer)}
+    others = {name: make(optimizer) for name, optimizer in held.items()}  # all of them, before any takes its place
     function, jit_compile = model.train_function, model.jit_compile
-    model.jit_compile = False  # which takes longer than the few steps
-    for name, optimizer in held.items():
-        setattr(model, name, make(optimizer))
     try:
+        model.jit_compile = False  # which takes longer than the few steps
+        for name, optimizer in others.items():
+            setattr(model, name, optimizer)
         yield
     finally:
         model.train_function, model.jit_compile = function, jit_compile
