@@ -45,8 +45,8 @@ def optimizer_unsuited(evidence: Evidence) -> Proof | None:
         kept = _kept_by_mean(momentum, window)
         if kept < LEAST_KEPT:
             return Proof(
-                f"the weights are put back on their running mean {'every' if frequency else 'after'} {window} steps: "
-                f"with ema_momentum={momentum:g} {kept:.1%} of what they have moved remains",
+                f"the weights are put back on their running mean {'every' if frequency else 'after'} {window:,} "
+                f"step(s): with ema_momentum={momentum:g} {kept:.1%} of what they have moved remains",
                 "optimizer = keras.optimizers.AdamW(5e-5)  # or use_ema=True alone, and "
                 f"ema_momentum={max(0, 1 - 10 / steps.num_steps):.3g} or less",
             )
