@@ -4,6 +4,7 @@ import dataclasses
 import gc
 import json
 import random
+import re
 import weakref
 
 import keras
@@ -1239,6 +1240,31 @@ def test_pretrained_weights_are_restored(eager):
     treated = diagnose(model, dataset(*healthy_rows()), budget=1e-3, pretrained=untouched).treat()
     kernels = [np.asarray(some.get_layer("pooled_dense").kernel) for some in (backbone, untouched)]
     assert np.array_equal(*kernels) and "pretrained" in treated.changes[0]
+
+
+def test_rate_is_that_of_the_restored_weights(eager):
+    model, rows = random_bert()
+    untouched = large_vocabulary()
+    for layer in untouched.layers:
+        layer.set_weights([10 * weight for weight in layer.get_weights()])
+    as_new, restored = (
+        dataclasses.replace(
+            diagnose(model, rows, budget=1e-3, pretrained=pretrained),
+            findings=(Finding("weights-not-loaded", "", ""), Finding("learning-rate-too-high", "", "")),
+        ).treat()
+        for pretrained in (None, untouched)
+    )
+    rates = [re.search(r"warmup_cosine\((\S+),", str(treated.changes))[1] for treated in (as_new, restored)]
+    assert float(rates[1]) == pytest.approx(10 * float(rates[0]), rel=0.2)
+
+
+def test_mask_that_the_model_makes_is_left(eager):
+    tokens, labels = healthy_rows()
+    model = healthy_model()
+    diagnosis = diagnose(model, dataset(tokens, labels), budget=1e-3)
+    diagnosis = dataclasses.replace(diagnosis, findings=(Finding("padding-mask-wrong", "", ""),))
+    treated = diagnosis.treat()
+    assert "by hand" in treated.left["padding-mask-wrong"] and not treated.changes
 
 
 def test_collapsed_model_without_a_cause_is_unexplained(eager):

@@ -187,7 +187,10 @@ def map_labels(regimen: Regimen) -> None:
 def mask_padding(regimen: Regimen) -> None:
     """The mask computed from the tokens."""
     ids, mask = _keys(regimen)
-    padding = regimen.evidence.train.tokens.padding
+    tokens = regimen.evidence.train.tokens
+    padding = tokens.padding
+    if set(np.unique(tokens.mask)) <= {0, 1} and np.mean((tokens.mask == 0) == tokens.is_padding) > 0.99:
+        raise Untreatable("the data's mask is right: what the model makes of it must be mended by hand")
 
     def masked(x, y, weight):
         return x | {mask: tf.cast(tf.not_equal(x[ids], padding), x[mask].dtype)}, y, weight

@@ -55,10 +55,11 @@ class Steps:
         steps = list(self.rates)
         return float(np.interp(share * steps[-1], steps, list(self.rates.values())))
 
-    @functools.cached_property
+    @property
     def healthy_rate(self) -> float:
         """The rate at which Adam's first step moves the encoder's layers by 2e-3 of their weights, in the median.
 
+        Of the weights as they are: a remedy may have restored them.
         Of low-rank adapters alone it is that of Hu et al., 2021, https://arxiv.org/abs/2106.09685, table 9.
         """
         if self._patient.trains_adapters_only:
