@@ -21,7 +21,7 @@ from bertbin_tf.metrics import label_entropy
 # In logits a step: that of the default head on MiniLM's features, 0.4 in the mean of 384, at 1e-4.
 HEALTHY_PACE = 0.015
 # In logits a step, too, but of the whole model, and of rows that it is trained on again and again. Healthy models on
-# MiniLM have 0.006 to 0.7 (`benchmarks/faults.py`), adapters at the rate of whole layers 0.001.
+# MiniLM have 0.006 to 0.9 (`benchmarks/faults.py`), adapters at the rate of whole layers 0.001.
 SLOW_PACE = 0.002
 # So slow a head takes 20,000 steps from even odds to a probability of 0.73.
 TOO_SLOW_PACE = 5e-5

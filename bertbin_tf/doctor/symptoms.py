@@ -52,8 +52,8 @@ def slowness_of(evidence: Evidence) -> str:
     if not evidence.answers.loss > 0.5 * evidence.entropy or not evidence.pace < SLOW_PACE:
         return ""
     return (
-        f"steps on a few rows of one batch, again and again, move its logits by {evidence.pace:.1g} each; where a "
-        "model can overfit a batch it is 0.02 or more"
+        f"steps on a few rows of one batch, which a model that trains overfits, move its logits by {evidence.pace:.1g} "
+        "each; 0.006 to 0.9 is healthy"
     )
 
 
