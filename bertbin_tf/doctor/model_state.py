@@ -76,10 +76,13 @@ def _variables_of(model):
 
 def _plain_variables(model):
     """TensorFlow's variables that a model or its layers hold, also in lists or dicts: of them Keras knows nothing."""
-    held = [value for layer in model._flatten_layers() for value in vars(layer).values()]
-    members = [list(value.values()) if isinstance(value, dict) else value for value in held]
-    each = [one for some in members for one in (some if isinstance(some, (list, tuple)) else [some])]
-    return [one for one in each if isinstance(one, tf.Variable)]
+    return [one for layer in model._flatten_layers() for one in held_by(layer) if isinstance(one, tf.Variable)]
+
+
+def held_by(owner: object) -> list:
+    """Returns what the attributes of an object hold, what is in lists or dicts of them included."""
+    members = [list(value.values()) if isinstance(value, dict) else value for value in vars(owner).values()]
+    return [one for some in members for one in (some if isinstance(some, (list, tuple)) else [some])]
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from bertbin_tf.doctor.model_state import held_by
 from bertbin_tf.optimizers import layers_of, schedule_of
 
 # Half of the inputs is Srivastava et al.'s (2014) largest recommendation; BERT has 0.1.
@@ -190,10 +191,10 @@ class Patient:
 
         A `train_step` of its own may have several optimizers, also in a list or a dict.
         """
-        members = [list(value.values()) if isinstance(value, dict) else value for value in vars(self.model).values()]
-        each = [one for some in members for one in (some if isinstance(some, (list, tuple)) else [some])]
-        built = [one for one in each if isinstance(one, keras.optimizers.Optimizer) and one.built]
-        return {id(weight) for one in built for weight in one._trainable_variables} if self.optimizer.built else None
+        if not self.optimizer.built:
+            return None
+        built = [one for one in held_by(self.model) if isinstance(one, keras.optimizers.Optimizer) and one.built]
+        return {id(weight) for one in built for weight in one._trainable_variables}
 
     @property
     def own_arguments(self) -> dict:

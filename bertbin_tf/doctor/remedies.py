@@ -8,7 +8,6 @@ import tensorflow as tf
 
 from bertbin_tf.doctor.evidence import HEALTHY_PACE, TOO_SLOW_PACE, UNSCALED
 from bertbin_tf.doctor.regimen import Regimen
-from bertbin_tf.doctor.train_step import MAX_COSINE
 
 HEALTHY_DROPOUT = 0.1  # Devlin et al., 2019, appendix A.2
 FIRST_SIZE = 0.5  # of the first logits, at most; Keras' own head has 0.1 to 0.6 on MiniLM's features
@@ -54,8 +53,7 @@ def unclip(regimen: Regimen) -> None:
 
 def decay_less(regimen: Regimen) -> None:
     """The usual weight decay, and no penalties on weights in the loss."""
-    patient = regimen.evidence.patient
-    if patient.has_own_step and regimen.evidence.train_step.cosine_with_weights > MAX_COSINE:
+    if regimen.evidence.train_step.follows_penalty:
         raise Untreatable("the penalty on the weights must be taken out of the model's own `train_step` by hand")
     if regimen.optimizer_config.get("weight_decay"):
         regimen.optimizer_config["weight_decay"] = 0.01

@@ -89,6 +89,11 @@ class TrainStep:
         values = np.concatenate([np.asarray(weight).ravel() for weight in weights])
         return float(gradients @ values / max(np.linalg.norm(gradients) * np.linalg.norm(values), 1e-30))
 
+    @property
+    def follows_penalty(self) -> bool:
+        """Whether it is the model's own, and follows a penalty on the weights rather than the labels."""
+        return self._patient.has_own_step and self.cosine_with_weights > MAX_COSINE
+
     def pace(self, rate: float) -> float:
         """Returns how far, in logits a step, ten steps on a few rows of one batch move the answers to them.
 

@@ -6,7 +6,6 @@ import numpy as np
 from bertbin_tf.doctor.evidence import HEALTHY_PACE, SLOW_PACE, TOO_SLOW_PACE, Evidence
 from bertbin_tf.doctor.rules.registry import Proof, rule
 from bertbin_tf.doctor.steps import TOO_FAST, TOO_SLOW
-from bertbin_tf.doctor.train_step import MAX_COSINE
 
 ADAPTIVE = ("Adam", "AdamW", "Nadam", "Adamax", "Lamb", "Adafactor", "Lion", "LayerwiseAdamW", "RMSprop")
 
@@ -214,7 +213,7 @@ def weight_decay_too_strong(evidence: Evidence) -> Proof | None:
             f"weight_decay={decay:g} takes {1 - np.exp(-shrink):.0%} off every weight in {steps.num_steps} steps",
             "optimizer = keras.optimizers.AdamW(5e-5, weight_decay=0.01)",
         )
-    if evidence.patient.has_own_step and evidence.train_step.cosine_with_weights > MAX_COSINE:
+    if evidence.train_step.follows_penalty:
         return Proof(
             f"the gradient of the model's own `train_step` points along the weights (cosine "
             f"{evidence.train_step.cosine_with_weights:.2f}): it follows a penalty on them, and not the labels",
