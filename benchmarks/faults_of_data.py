@@ -185,6 +185,18 @@ def labels_slipped_by_one(setup):
     setup.rows = lambda texts, labels: (texts, np.roll(labels, 1))
 
 
+def labels_slipped_by_two_in_runs(setup):
+    """In the file's order, where neighbours often have one label, as sentences of one review have."""
+
+    def rows(texts, labels):
+        order = np.concatenate(
+            [eight[np.argsort(labels[eight])] for eight in np.split(np.arange(len(labels)), len(labels) // 8)]
+        )
+        return [texts[i] for i in order], np.roll(labels[order], 2)
+
+    setup.rows, setup.order = rows, lambda labels: np.arange(len(labels))
+
+
 def random_labels(setup):
     setup.rows = lambda texts, labels: (texts, np.random.default_rng(4).integers(0, 2, len(labels)))
 
@@ -261,7 +273,7 @@ FAULTS = {
     ],
     "texts-truncated": [cut_at_6_tokens, cut_at_8_tokens, cut_behind_a_header],
     "class-imbalance": [rare_positives_2_percent, rare_positives_5_percent, rare_negatives_3_percent],
-    "labels-unrelated": [permuted_labels, labels_slipped_by_one, random_labels],
+    "labels-unrelated": [permuted_labels, labels_slipped_by_one, random_labels, labels_slipped_by_two_in_runs],
     "leak-between-splits": [validation_from_training_rows, half_of_validation_from_training_rows],
     "train-validation-mismatch": [
         validation_of_positives,

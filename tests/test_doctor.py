@@ -647,6 +647,18 @@ def labels_of_other_texts():
     return healthy_model(), dataset(tokens, np.random.default_rng(5).permutation(labels))
 
 
+def rows_in_runs():
+    """Neighbours often have one label, as sentences of one review have."""
+    tokens, labels = healthy_rows(1024)
+    order = np.concatenate([rows[np.argsort(labels[rows])] for rows in np.split(np.arange(1024), 128)])
+    return {name: rows[order] for name, rows in tokens.items()}, labels[order]
+
+
+def labels_of_the_text_two_rows_above():
+    tokens, labels = rows_in_runs()
+    return healthy_model(), (tokens, np.roll(labels, 2))
+
+
 def features_too_small_for_the_head():
     backbone = large_vocabulary()
     features = 1e-4 * backbone(backbone.input)["pooled_output"]
@@ -735,7 +747,7 @@ SICK = {
     ],
     "texts-truncated": [cut_to_four_tokens, cut_behind_a_header],
     "class-imbalance": [rare_positives],
-    "labels-unrelated": [labels_of_other_texts],
+    "labels-unrelated": [labels_of_other_texts, labels_of_the_text_two_rows_above],
     "leak-between-splits": [validation_texts_trained_on],
     "train-validation-mismatch": [
         validation_of_other_base_rate,
@@ -992,6 +1004,10 @@ def arrays_sorted_by_label():
     return healthy_model(), ({name: array[order] for name, array in tokens.items()}, labels[order])
 
 
+def arrays_in_runs():
+    return healthy_model(), rows_in_runs()
+
+
 def generator_made_anew():
     rows = list(dataset(*healthy_rows()))
     spec = dataset(*healthy_rows()).element_spec
@@ -1056,6 +1072,7 @@ HEALTHY = [
     unpacked_in_order,
     padded_on_the_left,
     arrays_sorted_by_label,
+    arrays_in_runs,
     generator_made_anew,
     batches_by_length,
     warmup_over_the_epoch,

@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 import scipy.sparse
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import KFold, cross_val_predict
 
 from bertbin_tf.doctor.answers import Answers, cross_validated_auc
 from bertbin_tf.doctor.batches import Batches
@@ -27,6 +28,8 @@ SLOW_PACE = 0.002
 TOO_SLOW_PACE = 5e-5
 # What the head gets from an encoder is near 1; a column of its own, such as a date in seconds, is near 1e9.
 UNSCALED = 100.0
+# Rows by which a column may have slipped against another: a header, a few rows that were dropped from one of them.
+SHIFTS = range(-5, 6)
 
 
 class Evidence:
@@ -143,6 +146,20 @@ class Evidence:
         if tokens is None:
             return math.nan
         return cross_validated_auc(_bags(tokens), self.train.labels[: len(tokens.ids)])
+
+    @functools.cached_property
+    def auc_by_shift(self) -> dict[int, float]:
+        """ROC AUC of a ridge regression on which tokens a text has, by how many rows later its label is taken from.
+
+        Of all shifts at once, where `bag_of_tokens_auc` is of none; empty without tokens or two classes.
+        """
+        tokens = self.train.tokens
+        labels = self.train.labels[: 0 if tokens is None else len(tokens.ids)]
+        if len(labels) < 100 or set(labels) != {0, 1}:
+            return {}
+        shifted = np.stack([np.roll(labels, -shift) for shift in SHIFTS], axis=1)
+        answers = cross_val_predict(Ridge(10.0), _bags(tokens), shifted, cv=KFold(5, shuffle=True, random_state=0))
+        return {shift: float(roc_auc_score(*both)) for shift, *both in zip(SHIFTS, shifted.T, answers.T, strict=True)}
 
     @functools.cached_property
     def origin_auc(self) -> float:

@@ -151,11 +151,7 @@ def train_validation_mismatch(evidence: Evidence) -> Proof | None:
             "validation = preprocess(validation)  # the same preprocessing for both",
         )
     known, transferred = evidence.bag_of_tokens_auc, evidence.transferred_auc
-    num_positive = validation.labels.sum()
-    num_pairs = num_positive * (len(validation.labels) - num_positive)
-    # Of an AUC by chance (Mann & Whitney, 1947).
-    error = math.sqrt((len(validation.labels) + 1) / (12 * max(num_pairs, 1)))
-    if not (known - transferred > 4 * error and transferred - 0.5 < 0.25 * (known - 0.5)):
+    if not (known - transferred > 4 * _auc_error(validation.labels) and transferred - 0.5 < 0.25 * (known - 0.5)):
         return None
     return Proof(
         f"a logistic regression on the words of the training texts guesses the labels of others of them with a ROC AUC "
@@ -167,7 +163,17 @@ def train_validation_mismatch(evidence: Evidence) -> Proof | None:
 
 @rule
 def labels_unrelated(evidence: Evidence) -> Proof | None:
-    """Nothing in the texts tells the labels: a join that slipped, a shuffle of one column, labels of other texts."""
+    """Nothing in the texts tells the labels beside them: a join that slipped, a shuffle of one column, other labels."""
+    by_shift = evidence.auc_by_shift
+    shift = max(by_shift, key=by_shift.__getitem__, default=0)
+    if shift and by_shift[shift] - by_shift[0] > 4 * _auc_error(evidence.train.labels[: evidence.train.num_rows]):
+        slices = f"texts[:-{shift}], labels[{shift}:]" if shift > 0 else f"texts[{-shift}:], labels[:{shift}]"
+        return Proof(
+            f"a ridge regression on the words of {evidence.train.num_rows:,} texts guesses the labels beside them with "
+            f"a ROC AUC of {by_shift[0]:.2f}, and those that stand {abs(shift)} {'row' if abs(shift) == 1 else 'rows'} "
+            f"{'below' if shift > 0 else 'above'} with {by_shift[shift]:.2f}",
+            f"texts, labels = {slices}  # and see where the one column lost its rows",
+        )
     if evidence.train.num_rows < 500 or not evidence.bag_of_tokens_auc < 0.53 or not evidence.answers.probe_auc < 0.56:
         return None
     return Proof(
@@ -176,3 +182,9 @@ def labels_unrelated(evidence: Evidence) -> Proof | None:
         "is 0.5",
         "for text, label in rows[:20]: print(label, text)  # do they belong together? or shuffled apart?",
     )
+
+
+def _auc_error(labels):
+    """Returns the standard error of an AUC by chance (Mann & Whitney, 1947)."""
+    num_pairs = labels.sum() * (len(labels) - labels.sum())
+    return math.sqrt((len(labels) + 1) / (12 * max(num_pairs, 1)))
