@@ -23,7 +23,7 @@ notebooks: .venv/installed-test
 
 # The site, into site/; a broken link or a name that does not exist is an error.
 docs: .venv/installed-docs
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --site-dir site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --site-dir site
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

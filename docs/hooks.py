@@ -45,8 +45,12 @@ def on_files(files, config):
 
 
 def on_page_markdown(markdown, page, config, files):
-    """Has links to the page of all codes lead to the list of theirs."""
-    return markdown.replace("](doctor.md)", "](doctor/index.md)")
+    """Has links to the page of all codes lead to the list of theirs, and those out of `docs` to the made pages."""
+    if "/" in page.file.src_uri:  # made here, with links to its like
+        return markdown
+    for source, target in (PAGES | {"doctor.md": "doctor/index.md"}).items():
+        markdown = markdown.replace(f"](../{source})", f"]({target})").replace(f"]({source})", f"]({target})")
+    return markdown
 
 
 def command_pages():
@@ -96,8 +100,6 @@ def _public_names(path):
 
 
 def _with_links_of_the_site(text):
-    for source, target in PAGES.items():
-        text = text.replace(f"]({source})", f"]({target})")
     for picture in PICTURES:
         text = text.replace(f"]({picture})", f"]({Path(picture).name})")
     text = re.sub(r"\[([^\]]+)\]\(notebooks/[^)]+\)", r"`\1`", text)  # they are not part of the site
