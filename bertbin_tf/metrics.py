@@ -63,7 +63,7 @@ class LogitStatistics(keras.metrics.Metric):
         dtype: As for every metric.
 
     Raises:
-        ValueError: If `threshold` is not positive.
+        ValueError: If `threshold` is not positive, or predictions are of more than one answer a row.
 
     Example:
     >>> metric = LogitStatistics()
@@ -83,6 +83,11 @@ class LogitStatistics(keras.metrics.Metric):
 
     def update_state(self, y_true, y_pred, sample_weight=None):
         y_pred = keras.ops.convert_to_tensor(y_pred)
+        if len(y_pred.shape) > 1 and y_pred.shape[-1] not in (1, None):
+            raise ValueError(
+                "`LogitStatistics` is of one answer a text, of shape `(n,)` or `(n, 1)`. Of a model with more, give a "
+                f"metric that knows them. Received: y_pred of shape {tuple(y_pred.shape)}"
+            )
         threshold = self.threshold or saturation_logit(keras.backend.standardize_dtype(y_pred.dtype))
         # Never narrower than the predictions: in float32 a float64 probability close to 1 would be 1.
         logits = keras.ops.cast(keras.ops.reshape(y_pred, (-1,)), keras.backend.result_type(y_pred.dtype, self.dtype))

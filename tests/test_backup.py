@@ -224,7 +224,9 @@ def test_callback_works_in_anyones_fit(tiny_backbone, tmp_path, eager):
     with pytest.raises(ValueError, match="is of another model"):
         small = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
         small.compile("sgd", "mse")
-        TrainingBackup(tmp_path / "backup", []).restore(small)
+        TrainingBackup(tmp_path / "backup", callbacks[:2]).restore(small)
+    with pytest.raises(ValueError, match="is of 2 callbacks. Received: 0"):
+        TrainingBackup(tmp_path / "backup", []).restore(other)
     assert TrainingBackup(tmp_path / "nothing", []).restore(other) is None
 
 
@@ -309,11 +311,14 @@ def test_fit_after_an_interrupted_one_counts_from_the_start(few, tmp_path):
     assert [position.batch for position in positions] == [1, 2, 3, 1, 2, 3, 4, 5]
 
 
-def test_bfloat16_weights_come_back(few, tmp_path):
-    model, backup = compiled("bfloat16"), TrainingBackup(tmp_path / "backup", [])
-    model.fit(*few, 4, callbacks=[backup], verbose=0)
-    other = compiled("bfloat16")
-    TrainingBackup(tmp_path / "backup", []).restore(other)
+def test_bfloat16_weights_come_back_also_those_that_a_callback_keeps(few, tmp_path):
+    model, best = compiled("bfloat16"), keras.callbacks.EarlyStopping("loss", restore_best_weights=True)
+    backup = TrainingBackup(tmp_path / "new" / "backup", [best])
+    model.fit(*few, 4, callbacks=[best, backup], verbose=0)
+    other, best = compiled("bfloat16"), keras.callbacks.EarlyStopping("loss", restore_best_weights=True)
+    backup = TrainingBackup(tmp_path / "new" / "backup", [best])
+    assert backup.restore(other) == Position(1, 0)
+    other.fit(*few, 4, initial_epoch=1, epochs=1, callbacks=[best, backup], verbose=0)
     for old, new in zip(model.weights, other.weights, strict=True):
         np.testing.assert_array_equal(
             keras.ops.convert_to_numpy(old).astype("float32"), keras.ops.convert_to_numpy(new).astype("float32")

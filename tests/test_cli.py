@@ -163,6 +163,17 @@ def test_predict_answers_a_line_with_a_line(run_dir, capsys, monkeypatch):
     assert {row["label"] for row in rows} <= {0, 1}
 
 
+def test_predict_asks_the_column_that_was_trained_on_and_no_other(run_dir, tmp_path, capsys):
+    recipe = json.loads((run_dir / "recipe.json").read_text())
+    (run_dir / "recipe.json").write_text(json.dumps(recipe | {"text": "body"}))
+    (tmp_path / "both.csv").write_text("body,text\ngreat,AAA\n,BBB\n")
+    assert main(["predict", str(run_dir), str(tmp_path / "both.csv")]) == 2
+    assert "missing text: line 3" in capsys.readouterr().err
+    (tmp_path / "other.csv").write_text("text\ngreat\n")
+    assert main(["predict", str(run_dir), str(tmp_path / "other.csv")]) == 0
+    assert json.loads(capsys.readouterr().out)["text"] == "great"
+
+
 def test_exported_model_predicts_as_the_run_does(run_dir, reviews_csv, tmp_path, capsys):
     target = tmp_path / "saved_models" / "tiny"
     assert main(["export", str(run_dir), str(target), "--json"]) == 0
@@ -192,6 +203,7 @@ def test_exported_model_predicts_as_the_run_does(run_dir, reviews_csv, tmp_path,
         ([], "required: COMMAND"),
         (["fly"], "invalid choice: 'fly'"),
         (["train"], "--train-data is missing"),
+        (["train", "--train-data", "{reviews}", "--resume", "auto"], "--resume auto needs the --output-dir"),
         (["train", "--train-data", "nowhere.csv"], "nowhere.csv"),
         (["train", "--train-data", "{one_class}"], "one class|only the label"),
         (["train", "--train-data", "{reviews}", "--text", "body"], "body"),

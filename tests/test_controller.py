@@ -228,6 +228,49 @@ def test_unfreezes_gradually_inside_the_band(trained_pooler, batch, rate):
     assert 0.1 < largest_step(model) < 1.05
 
 
+def test_layer_that_is_unfrozen_by_hand_between_two_fits_is_bounded(trained_pooler, batch):
+    model = compiled(trained_pooler, LayerwiseAdamW(1e-2, {"token_embedding": 0.0}, measure_every=1))
+    fit(model, batch, LayerwiseLearningRateController(every=100), epochs=1)
+    lowered = model.optimizer.multipliers["transformer_layer_0"] / 3
+    model.optimizer.set_multipliers({"token_embedding": 1.0, "transformer_layer_0": lowered})
+    controller = LayerwiseLearningRateController(every=100)
+    fit(model, batch, controller, epochs=1)
+    assert "token_embedding" in controller.interventions[0].seen
+    assert largest_step(model) < 1.05
+    assert model.optimizer.multipliers["transformer_layer_0"] == pytest.approx(lowered)
+
+
+def test_schedule_comes_down_after_a_restore_too(tiny_backbone, batch):
+    model = compiled(tiny_backbone, LayerwiseAdamW(warmup_cosine(1e-2, 32)))
+    head = model.get_layer("logit")
+    explode = planted(model, 10, lambda: head.set_weights([weight * np.nan for weight in head.get_weights()]))
+    controller, check = LayerwiseLearningRateController(**ANYTHING, every=4), LearningRateScheduleCheck()
+    fit(model, batch, explode, controller, check, epochs=4)
+    assert "restored" in controller.interventions[-1].done
+    assert int(model.optimizer.iterations) < 32
+    assert float(model.optimizer.learning_rate) == pytest.approx(0.0, abs=1e-8)
+    assert not check.warnings
+
+
+def test_model_without_weights_is_refused(tiny_backbone, batch):
+    class Classifier(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.encoder, self.head = tiny_backbone, keras.layers.Dense(1, "sigmoid", name="logit")
+
+        def call(self, tokens):
+            return self.head(self.encoder(tokens)["pooled_output"])
+
+    model = Classifier()
+    model.compile(LayerwiseAdamW(1e-1), "binary_crossentropy", run_eagerly=True)
+    with pytest.raises(ValueError, match="Call the model on a batch before `fit`"):
+        fit(model, batch, LayerwiseLearningRateController())
+    model(batch[0])
+    controller = LayerwiseLearningRateController()
+    fit(model, batch, controller, epochs=1)
+    assert controller.interventions[0].step == 0
+
+
 def test_restoring_keeps_the_rate_that_another_callback_set(tiny_backbone, batch):
     model = compiled(tiny_backbone, LayerwiseAdamW(1e-2))
     head = model.get_layer("logit")

@@ -165,6 +165,20 @@ def test_texts_are_read_without_labels(tmp_path):
         assert list(data.read_texts(texts)) == TEXTS
 
 
+def test_columns_have_their_names(tmp_path):
+    (tmp_path / "rows.csv").write_text("review,stars\nfine,5\n")
+    (tmp_path / "rows.txt").write_text("fine\n")
+    assert data.columns_of(tmp_path / "rows.csv") == ["review", "stars"]
+    assert data.columns_of(tmp_path / "rows.txt") == []
+
+
+def test_line_of_a_tsv_ends_with_a_line_feed_and_nowhere_else(tmp_path):
+    (tmp_path / "rows.tsv").write_bytes(b"text\tlabel\r\nfine\rfilm\t1\r\ndull\t0\n")
+    texts, labels = data.collect(data.read(tmp_path / "rows.tsv"))
+    assert [bytes(text) for text in texts] == [b"fine\rfilm", b"dull"]
+    assert labels.tolist() == [1, 0]
+
+
 def test_base_rate_is_the_share_of_ones():
     dataset = data.read((["a", "b", "c", "d"], [1, 0, 0, 0]))
     assert data.base_rate(dataset) == data.base_rate(dataset.batch(3)) == 0.25
@@ -385,6 +399,7 @@ def test_sorted_labels_come_mixed(tiny_preprocessor):
     "kwargs, match",
     [
         ({"batch_size": 0}, "batch_size=0"),
+        ({"batch_size": 8, "epochs": range(0, 4, 2)}, r"one epoch after the other.*range\(0, 4, 2\)"),
         ({"batch_size": 8, "boundaries": []}, r"boundaries=\[\]"),
         ({"batch_size": 8, "boundaries": [16, 8]}, r"boundaries=\[16, 8\]"),
         ({"batch_size": 8, "boundaries": [8]}, "longest row has 13 tokens"),

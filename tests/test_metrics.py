@@ -94,3 +94,8 @@ def test_outputs_with_metrics_of_their_own_names_are_told_apart():
     )
     logs = model.evaluate(np.ones((4, 3)), {name: np.zeros((4, 1)) for name in ("toxic", "spam")}, 0, return_dict=True)
     assert {"toxic_logit_mean", "spam_logit_mean", "toxic_logit_spread"} <= set(logs)
+
+
+def test_several_answers_to_a_text_are_refused():
+    with pytest.raises(ValueError, match=r"y_pred of shape \(4, 3\)"):
+        LogitStatistics().update_state(np.zeros(4), np.full((4, 3), 0.5))

@@ -157,3 +157,23 @@ def test_first_answers_of_the_real_model_are_the_base_rate():
         assert abs(probability.mean() / base_rate - 1) < 0.02
         loss = keras.losses.binary_crossentropy([base_rate], [probability.mean()])
         assert abs(float(loss) / entropy(base_rate) - 1) < 0.02
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_pooler_that_another_pooling_froze_is_told_of(tiny_backbone, pooling, recwarn):
+    binary_classifier(tiny_backbone, pooling=pooling)
+    assert not recwarn
+    with pytest.warns(UserWarning, match="pooler of this backbone is frozen"):
+        binary_classifier(tiny_backbone)
+    tiny_backbone.get_layer("pooled_dense").trainable = True
+    binary_classifier(tiny_backbone)
+    tiny_backbone.trainable = False  # all of it, as one says who means it
+    binary_classifier(tiny_backbone)
+    assert not recwarn.list
+
+
+def test_mean_over_tokens_needs_a_mask():
+    ids = keras.Input((None,), dtype="int32", name="token_ids")
+    backbone = keras.Model({"token_ids": ids}, {"sequence_output": keras.layers.Embedding(20, 4)(ids)})
+    with pytest.raises(ValueError, match="needs a backbone with an input 'padding_mask'"):
+        binary_classifier(backbone, pooling="mean")

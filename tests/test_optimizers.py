@@ -13,6 +13,7 @@ from bertbin_tf.optimizers import (
     few_steps_factor,
     head_layers,
     highest_rate,
+    keeping_schedule,
     layer_table,
     layerwise_decay,
     schedule_of,
@@ -139,6 +140,38 @@ def test_frozen_layer_neither_moves_nor_decays_and_keeps_its_moments_current():
     assert distance(after[2:], before[2:]) > 0
     moments = [v.numpy() for v in model.optimizer.variables if "body_kernel_momentum" in v.path]
     assert np.abs(moments[0]).max() > 0
+
+
+def test_initial_multipliers_of_a_part_are_those_of_its_layer(tiny_backbone):
+    optimizer = LayerwiseAdamW(
+        1e-3, {"transformer_layer_0": 0.0, "transformer_layer_1": 0.0}, max_relative_step={"self_attention_layer": 1e-2}
+    )
+    optimizer.build(tiny_backbone.trainable_variables)
+    assert optimizer.initial_multipliers["self_attention_layer"] == 0
+    assert optimizer.initial_multipliers == optimizer.multipliers
+
+
+def test_negative_weight_decay_is_refused():
+    with pytest.raises(ValueError, match="weight_decay=-1.0"):
+        LayerwiseAdamW(weight_decay=-1.0)
+
+
+def test_highest_rate_is_looked_for_far_ahead_where_the_end_is_not_known():
+    optimizer = LayerwiseAdamW(warmup_cosine(1e-3, 100_000))
+    assert highest_rate(optimizer, None) == pytest.approx(1e-3, rel=0.01)
+    assert highest_rate(optimizer, 1000) == pytest.approx(1e-4, rel=0.01)
+
+
+def test_schedule_goes_on_where_an_earlier_state_is_put_back():
+    model = two_layers(LayerwiseAdamW(keras.optimizers.schedules.PolynomialDecay(1e-2, 10, 0.0)))
+    for _ in range(3):
+        model.train_on_batch(*data())
+    with keeping_schedule(model.optimizer):
+        model.optimizer.iterations.assign(0)
+    assert float(model.optimizer.learning_rate) == pytest.approx(0.7e-2)
+    model.train_on_batch(*data())
+    assert int(model.optimizer.iterations) == 1
+    assert float(model.optimizer.learning_rate) == pytest.approx(0.6e-2)
 
 
 def test_initial_multipliers_are_in_force_when_fit_builds_the_optimizer():
@@ -545,12 +578,33 @@ def test_head_of_any_make_is_found_and_named_as_the_optimizer_does(tiny_backbone
     assert set(optimizer.multipliers) == set(distance_from_head(model))
 
 
+class Block(keras.layers.Layer):
+    """A layer of layers, as a transformer block is."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.feedforward = keras.layers.Dense(4)
+
+    def build(self, shape):
+        self.feedforward.build(shape)
+
+    def call(self, inputs):
+        return self.feedforward(inputs)
+
+
 def test_blocks_are_counted_in_their_order(tiny_backbone):
     inputs = keras.Input((4,))
-    hidden = keras.layers.Dense(4, name="group_0_inner_layer_0")(inputs)
-    hidden = keras.layers.Dense(4, name="group_1_inner_layer_0")(hidden)
+    hidden = Block(name="group_1_inner_layer_0")(Block(name="group_0_inner_layer_0")(inputs))
     model = keras.Model(inputs, keras.layers.Dense(1, name="out")(hidden))
     assert distance_from_head(model) == {"group_0_inner_layer_0": 2, "group_1_inner_layer_0": 1, "out": 0}
+
+
+def test_dense_layer_of_the_head_is_no_block_whatever_its_name(tiny_backbone):
+    hidden = keras.layers.Dense(4, name="hidden_layer_1")(tiny_backbone.output["pooled_output"])
+    model = keras.Model(tiny_backbone.input, keras.layers.Dense(1, name="out")(hidden))
+    assert distance_from_head(model)["hidden_layer_1"] == 0
+    assert distance_from_head(model)["transformer_layer_1"] == 1
+    assert "hidden_layer_1" in head_layers(model)
 
 
 def test_model_without_trainable_weights_has_no_layers():
@@ -589,7 +643,7 @@ class WithTemperature(keras.Model):
     def __init__(self):
         super().__init__(name="my_model")
         self.embedding = keras.layers.Embedding(20, 4, name="token_embedding")
-        self.block = keras.layers.Dense(4, name="transformer_layer_0")
+        self.block = Block(name="transformer_layer_0")
         self.logit = keras.layers.Dense(1, name="logit")
         self.temperature = self.add_weight(shape=(), initializer="ones", name="temperature")
 

@@ -93,6 +93,7 @@ def test_wrong_value_is_refused_with_what_is_allowed(field, value, message):
     ("text", "message"),
     [
         ("{", "not JSON"),
+        ("recipe.json", "A file is given as a `pathlib.Path`"),
         ("[]", "a JSON object"),
         ("{}", "'train_data'"),
         ('{"train_data": "a.csv", "learning_rat": 1}', "unknown fields: learning_rat. Allowed are train_data"),
@@ -225,6 +226,10 @@ def test_predictions_come_in_the_order_of_the_texts(trained, eager):
     texts = ["a very very very great film !", "bad", "", "naïve \ud800 \x00 film", "word " * 500]
     np.testing.assert_allclose(run.predict(texts), [run.predict([text])[0] for text in texts], atol=1e-6)
     assert run.predict([]).shape == (0,)
+    with pytest.raises(ValueError, match="a sequence of texts. Received: one str"):
+        run.predict("a great film")
+    with pytest.raises(ValueError, match="Received: None at position 1"):
+        run.predict(["a great film", None])
 
 
 def test_bad_input_leaves_nothing_behind(recipe, tmp_path):

@@ -27,10 +27,11 @@ from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 from test_export import build_model, build_preprocessor
 
 from bertbin_tf.export import Servable, export_saved_model
-from bertbin_tf.export.servable import InputError, as_bytes
+from bertbin_tf.export.servable import InputError
 from bertbin_tf.serving import GrpcClient, Limits, ModelServer, RestClient, ServerError
 from bertbin_tf.serving.batching import Batcher
 from bertbin_tf.serving.versions import Versions
+from bertbin_tf.texts import as_bytes
 
 TEXTS = ["a great film", "the movie was very dull .", "", "superb !", "góod", "not\0good", "film " * 40]
 

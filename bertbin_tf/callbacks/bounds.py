@@ -17,7 +17,7 @@ class MultiplierBounds:
         optimizer: Its `LayerwiseAdamW`, built.
         band: Pair of floats, the relative steps that the encoder's layers may take at the highest rate.
         head_band: The same for layers that pre-training did not fill.
-        num_steps: Int >= 1, how far to look ahead for the highest rate.
+        num_steps: Int >= 1, how far to look ahead for the highest rate, or `None`: see `highest_rate`.
 
     Attributes:
         heads: List of strings, the layers that pre-training did not fill.
@@ -30,7 +30,9 @@ class MultiplierBounds:
         ValueError: If the rate is 0 at every step.
     """
 
-    def __init__(self, model: keras.Model, optimizer: LayerwiseAdamW, band: tuple, head_band: tuple, num_steps: int):
+    def __init__(
+        self, model: keras.Model, optimizer: LayerwiseAdamW, band: tuple, head_band: tuple, num_steps: int | None
+    ):
         self.optimizer = optimizer
         self._band, self._head_band = band, head_band
         try:
@@ -82,8 +84,10 @@ class MultiplierBounds:
             What was seen and what was done, or `None` if there was nothing to do.
         """
         multipliers = self.optimizer.multipliers
-        if not self.known and self.optimizer.made_for == np.float32(self.peak):
-            self.known = multipliers  # what another `fit` set, and what its interventions made of it
+        # What another `fit` set, and what its interventions made of it; but not what would go beyond the band.
+        is_continued = not self.known and self.optimizer.made_for == np.float32(self.peak)
+        if is_continued:
+            self.known = multipliers
         new = {layer for layer, value in multipliers.items() if others and value != self.known.get(layer)}
         if (rate := self.rate) is not None and rate > 1.001 * self.peak:
             self.peak, new = rate, set(multipliers)
@@ -93,7 +97,7 @@ class MultiplierBounds:
         for layer, multiplier in multipliers.items():
             low, high = (self.ratios[layer] * edge * rms[layer] / self.peak for edge in self.band_of(layer))
             self.ceilings[layer] = high if multiplier > 0 else 0.0
-            if layer in new and multiplier > 0:
+            if multiplier > 0 and (layer in new or is_continued and multiplier > 1.05 * high):
                 bounded[layer] = float(np.clip(multiplier, low, high))
         changed = [layer for layer, value in bounded.items() if abs(value - multipliers[layer]) > 1e-6 * value]
         self.set({layer: bounded[layer] for layer in changed})
@@ -108,7 +112,7 @@ class MultiplierBounds:
     def _ratios(self):
         made_with = self.optimizer.multipliers
         if int(keras.ops.convert_to_numpy(self.optimizer.iterations)) > 0:  # by now they may have been moved
-            made_with = dict.fromkeys(made_with, 1.0) | self.optimizer.initial_multipliers
+            made_with = self.optimizer.initial_multipliers
         encoder = [value for layer, value in made_with.items() if layer not in self.heads and value > 0]
         largest = max(encoder, default=1.0)
         return {

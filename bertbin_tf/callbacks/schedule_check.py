@@ -5,7 +5,7 @@ import warnings
 import keras
 import numpy as np
 
-from bertbin_tf.optimizers import sample_schedule, schedule_of
+from bertbin_tf.optimizers import sample_schedule, schedule_of, schedule_step, unwrapped
 
 MIN_STEPS = 10  # of fewer, the last one of a schedule that fits may have its highest rate
 
@@ -28,7 +28,7 @@ class LearningRateScheduleCheck(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         self.warnings = []
-        self._optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
+        self._optimizer = unwrapped(self.model.optimizer)
         self._schedule = schedule_of(self._optimizer)
         self._start = self._steps()
         self._first_epoch = None
@@ -69,9 +69,7 @@ class LearningRateScheduleCheck(keras.callbacks.Callback):
             )
 
     def _steps(self):
-        # As a schedule is asked: by batches, not by accumulated steps.
-        per_step = self._optimizer.gradient_accumulation_steps or 1
-        return int(keras.ops.convert_to_numpy(self._optimizer.iterations)) * per_step
+        return schedule_step(self._optimizer)
 
     def _check(self, num_steps):
         sampled = sample_schedule(self._schedule, self._start, num_steps)

@@ -3,21 +3,26 @@
 import keras
 
 from bertbin_tf.distribute import check_replicas
-from bertbin_tf.optimizers import LayerwiseAdamW, distance_from_head
+from bertbin_tf.optimizers import LayerwiseAdamW, distance_from_head, unwrapped
 
 
 def layerwise_optimizer(model: keras.Model) -> LayerwiseAdamW:
     """Returns the `LayerwiseAdamW` that a model was compiled with, built: a callback needs it before the first step.
 
     Raises:
-        ValueError: If it was compiled with another optimizer, or as Keras cannot train it on several replicas.
+        ValueError: If it was compiled with another optimizer, or as Keras cannot train it on several replicas, or has
+            no weights yet.
     """
-    # Under `mixed_float16` Keras wraps the optimizer to scale the loss.
-    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    optimizer = unwrapped(model.optimizer)
     if not isinstance(optimizer, LayerwiseAdamW):
         raise ValueError(
             "This callback sets the multipliers of a `LayerwiseAdamW`. Compile the model with one. "
             f"Received: optimizer={optimizer.name}"
+        )
+    if not model.built:  # Keras would build the optimizer on those weights that are there
+        raise ValueError(
+            f"The layers of '{model.name}' have no weights before the first batch, so that no rates can be set. Call "
+            "the model on a batch before `fit`, or begin it with a `keras.Input`."
         )
     with model.distribute_strategy.scope():
         check_replicas(model, "jit_compile", "steps_per_execution")
@@ -30,7 +35,7 @@ class LayerwiseLearningRateScheduler(keras.callbacks.Callback):
     """Sets the learning-rate multipliers of a `LayerwiseAdamW` at the start of every epoch.
 
     What `keras.callbacks.LearningRateScheduler` is for one rate, for one rate per layer. Adds
-    `"learning_rate/<layer>"`, the rate in force, to `logs` after every epoch.
+    `"learning_rate/<layer>"`, the rate before `max_relative_step` bounds a step, to `logs` after every epoch.
 
     Args:
         schedule: Function of `epoch`, an int from 0 on, and `multipliers`, a dict from each layer's name to the
@@ -55,8 +60,7 @@ class LayerwiseLearningRateScheduler(keras.callbacks.Callback):
         self._optimizer = layerwise_optimizer(self.model)
 
     def on_epoch_begin(self, epoch, logs=None):
-        initial = dict.fromkeys(self._optimizer.multipliers, 1.0) | self._optimizer.initial_multipliers
-        multipliers = self.schedule(epoch, initial)
+        multipliers = self.schedule(epoch, self._optimizer.initial_multipliers)
         if not isinstance(multipliers, dict):
             raise ValueError(
                 "`schedule` must return a dict from layer to multiplier, which may be empty. "

@@ -9,9 +9,13 @@ import numpy as np
 
 
 def values_of(variables: Sequence[keras.Variable]) -> list[np.ndarray]:
-    """Returns the values of variables in dtypes that NumPy's files can hold: those of bfloat16 as float32."""
-    values = [keras.ops.convert_to_numpy(variable) for variable in variables]
-    return [value.astype("float32") if value.dtype.name == "bfloat16" else value for value in values]
+    """Returns the values of variables, as `storable` arrays."""
+    return [storable(keras.ops.convert_to_numpy(variable)) for variable in variables]
+
+
+def storable(array: np.ndarray) -> np.ndarray:
+    """Returns an array in a dtype that NumPy's files can hold: one of bfloat16 as float32."""
+    return array.astype("float32") if array.dtype.name == "bfloat16" else array
 
 
 class Snapshot:

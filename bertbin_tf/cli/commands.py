@@ -1,6 +1,5 @@
 """What each command does. Each function's arguments are its flags."""
 
-import contextlib
 import dataclasses
 import importlib
 import itertools
@@ -56,6 +55,8 @@ def train(
         else:
             console.print_table("Plan", ("", ""), _lines_of_plan(planned))
         return
+    if output_dir is None and resume != "never":
+        raise ValueError(f"--resume {resume} needs the --output-dir of the training that was cut off.")
     output_dir = output_dir or Path("runs") / time.strftime("%Y%m%d-%H%M%S")
     verbose = console.keras_verbosity(as_json)
     train_recipe(wanted, output_dir, strategy=strategy, resume=resume, backup_every=backup_every, verbose=verbose)
@@ -125,9 +126,8 @@ def predict(path: Path, source: str, text: str | None) -> None:
 
 def _read_texts(source, text, usual):
     """Reads the column that was asked for, else that of the training data where there is one, else the obvious one."""
-    if text is None and usual is not None:
-        with contextlib.suppress(ValueError):
-            return data.read_texts(source, text=usual)
+    if text is None and usual is not None and usual in data.columns_of(source):
+        text = usual
     return data.read_texts(source, text=text)
 
 

@@ -20,6 +20,7 @@ __all__ = [
     "base_rate",
     "batch_by_length",
     "collect",
+    "columns_of",
     "compiled_encoder",
     "encode",
     "fingerprint",
@@ -103,7 +104,7 @@ def read_texts(source, *, text: str | None = None) -> Iterator[str]:
     >>> list(read_texts(["a great film", "a dull one"]))
     ['a great film', 'a dull one']
     """
-    if isinstance(source, str | os.PathLike) and Path(source).suffix.lower() == ".txt":
+    if _is_text_file(source):
         for _ in lines_of(Path(source)):  # whatever is wrong with the file is to be known before the first answer
             pass
         return (line.removesuffix("\r") for line in lines_of(Path(source)))
@@ -112,6 +113,24 @@ def read_texts(source, *, text: str | None = None) -> Iterator[str]:
     table = load_table(source)
     texts = check_texts(table, find_text_column(table, text))
     return (text.decode("utf-8", errors="replace") for text in texts)
+
+
+def columns_of(source) -> list[str]:
+    """Returns the names of the columns of what `read` takes, in their order; none of a `.txt` file.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the source cannot be read.
+
+    Example:
+    >>> columns_of({"review": ["good", "bad"], "stars": [5, 1]})
+    ['review', 'stars']
+    """
+    return [] if _is_text_file(source) else load_table(source).columns
+
+
+def _is_text_file(source):
+    return isinstance(source, str | os.PathLike) and Path(source).suffix.lower() == ".txt"
 
 
 def _is_sequence_of_strings(source):

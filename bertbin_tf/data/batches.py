@@ -152,6 +152,8 @@ def batch_by_length(
     """
     if batch_size < 1:
         raise ValueError(f"`batch_size` must be at least 1. Received: batch_size={batch_size}")
+    if epochs is not None and (epochs.step != 1 or not len(epochs)):
+        raise ValueError(f"`epochs` must be a range of one epoch after the other. Received: epochs={epochs}")
     tokens, labels, lengths = _collect(dataset)
     boundaries = _boundaries(lengths, batch_size) if boundaries is None else _check_boundaries(boundaries, lengths)
     groups = np.searchsorted(boundaries, lengths)

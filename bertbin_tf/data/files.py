@@ -134,9 +134,9 @@ def _needs_quotes(path):
     Then its lines are of other numbers of cells, or, of one column, as many lines open a quote as others close one.
     """
     lengths, opened, closed = set(), 0, 0
-    with path.open(encoding="utf-8-sig") as file:
+    with path.open(encoding="utf-8-sig", newline="\n") as file:
         for line in file:
-            if line := line.removesuffix("\n"):
+            if line := line.removesuffix("\n").removesuffix("\r"):
                 lengths.add(line.count("\t"))
                 if line.count('"') % 2:
                     opened += line.startswith('"')
@@ -166,9 +166,9 @@ def _quoted_rows(path, delimiter):
 def _plain_rows(path):
     """Takes each line for a row and a quote for a character: GLUE's files quote nothing, and between two stray quotes a
     CSV reader would swallow rows. A cell that is quoted all the same, as pandas does, is unquoted."""
-    with path.open(encoding="utf-8-sig") as file:
+    with path.open(encoding="utf-8-sig", newline="\n") as file:
         for number, line in enumerate(file, start=1):
-            if line := line.removesuffix("\n"):
+            if line := line.removesuffix("\n").removesuffix("\r"):
                 cells = line.split("\t")
                 yield [cell[1:-1].replace('""', '"') if _QUOTED.fullmatch(cell) else cell for cell in cells], number
 

@@ -36,6 +36,8 @@ def _find(table, argument, name, obvious):
     candidates = [column for column in table.columns if column.lower() in obvious]
     # "text" and "label" themselves win over all others.
     candidates = [column for column in candidates if column.lower() == argument] or candidates
+    if not table.columns:
+        raise ValueError(f"{table.name} has no rows. Its columns: {columns}.")
     if len(candidates) != 1:
         raise ValueError(
             f"Which column of {table.name} is the {argument} is not obvious. Name it with `{argument}=`. "

@@ -71,8 +71,8 @@ class Batches:
             self.gives_nothing_again = bool(self.batches) and next(iter(_iterate(source)), None) is None
         except Exception as error:  # whatever the user's own code raises
             self.problem = f"the data raised {type(error).__name__} after {num_read} batches: {error}"
-        labels = {label for labels in self.labels_by_batch for label in labels}
-        self.are_signs = labels == {-1.0, 1.0} or are_signs and labels <= {-1.0, 1.0}
+        values = set(np.unique(np.concatenate([*self.labels_by_batch, []])))
+        self.are_signs = values == {-1.0, 1.0} or are_signs and values <= {-1.0, 1.0}
         if self.are_signs:
             self.labels_by_batch = [(labels + 1) / 2 for labels in self.labels_by_batch]
 

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from bertbin_tf.doctor.model_state import held_by
-from bertbin_tf.optimizers import layers_of, schedule_of
+from bertbin_tf.optimizers import layers_of, schedule_of, unwrapped
 
 # Half of the inputs is Srivastava et al.'s (2014) largest recommendation; BERT has 0.1.
 MAX_DROPOUT = 0.5
@@ -159,8 +159,7 @@ class Patient:
     @property
     def optimizer(self) -> keras.optimizers.Optimizer | None:
         """The optimizer that steps; under loss scaling, the one inside."""
-        optimizer = self.model.optimizer
-        return getattr(optimizer, "inner_optimizer", optimizer)
+        return unwrapped(self.model.optimizer)
 
     @property
     def optimizer_config(self) -> dict:

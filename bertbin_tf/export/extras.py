@@ -11,7 +11,8 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 from tensorflow_serving.apis import model_pb2, predict_pb2, prediction_log_pb2
 
-from bertbin_tf.export.servable import DEFAULT_SIGNATURE, as_bytes
+from bertbin_tf.export.servable import DEFAULT_SIGNATURE
+from bertbin_tf.texts import as_bytes
 
 FOLDER = "assets.extra"
 WARMUP_FILE = "tf_serving_warmup_requests"  # the name that TF Serving looks for
@@ -145,4 +146,7 @@ def predict_request(
 def fingerprint_of(run: Path) -> str:
     """Returns the SHA-256 of the model.keras in the folder of a run, or `""` if there is none."""
     file = run / "model.keras"
-    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
+    if not file.is_file():
+        return ""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -12,6 +12,8 @@ import tensorflow_text  # noqa: F401  registers the tokenizer's operations
 from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf import saved_model_pb2
 
+from bertbin_tf.texts import as_bytes, order_by_length
+
 DEFAULT_SIGNATURE = "serving_default"
 # Operations that reach out of the graph, into files, streams or Python; an exported classifier has none of them. Its
 # weights and vocabulary come through operations of their own.
@@ -103,8 +105,7 @@ class Servable:
             texts: Strings, or bytes in UTF-8. What is not valid UTF-8 becomes `[UNK]`.
         """
         rows = as_bytes(texts)
-        # Neighbours of similar length need the least padding.
-        order = np.argsort([len(row) for row in rows], kind="stable")
+        order = order_by_length(rows)
         parts = [order[start : start + TEXTS_AT_ONCE] for start in range(0, max(len(order), 1), TEXTS_AT_ONCE)]
         answers = [self.run({"text": rows[part]}) for part in parts]
         back = np.argsort(order)
@@ -130,19 +131,6 @@ class Servable:
             [signature.outputs[name].name for name in signature.outputs],
             feed_list=[signature.inputs[name].name for name in names],
         )
-
-
-def as_bytes(texts: Sequence[str | bytes]) -> np.ndarray:
-    """Returns texts as an object array of bytes in UTF-8; lone surrogates become question marks.
-
-    Raises:
-        ValueError: If it is one text, whose letters would be taken for texts.
-    """
-    if isinstance(texts, str | bytes):
-        raise ValueError(f"`texts` must be a sequence of texts. Received: one {type(texts).__name__}.")
-    array = np.empty(len(texts), object)
-    array[:] = [text if isinstance(text, bytes) else text.encode("utf-8", errors="replace") for text in texts]
-    return array
 
 
 @contextlib.contextmanager

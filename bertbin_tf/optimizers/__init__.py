@@ -5,8 +5,11 @@ from bertbin_tf.optimizers.layers import distance_from_head, head_layers, layers
 from bertbin_tf.optimizers.schedules import (
     few_steps_factor,
     highest_rate,
+    keeping_schedule,
     sample_schedule,
     schedule_of,
+    schedule_step,
+    unwrapped,
     warmup_cosine,
 )
 from bertbin_tf.optimizers.statistics import LayerStatistics
@@ -20,10 +23,13 @@ __all__ = [
     "few_steps_factor",
     "head_layers",
     "highest_rate",
+    "keeping_schedule",
     "layer_table",
     "layers_of",
     "layerwise_decay",
     "sample_schedule",
     "schedule_of",
+    "schedule_step",
+    "unwrapped",
     "warmup_cosine",
 ]

@@ -6,8 +6,9 @@ import keras
 import tensorflow as tf
 
 from bertbin_tf.distribute import check_replicas
-from bertbin_tf.optimizers.layers import layers_of, values_of_layers
-from bertbin_tf.optimizers.one_pass import handle, norm, subtract
+from bertbin_tf.optimizers import one_pass
+from bertbin_tf.optimizers.layers import check_multiplier, layers_of, values_of_layers
+from bertbin_tf.optimizers.schedules import schedule_of
 from bertbin_tf.optimizers.statistics import MIN_WEIGHT_RMS, LayerStatistics
 
 
@@ -70,6 +71,8 @@ class LayerwiseAdamW(keras.optimizers.AdamW):
         super().__init__(learning_rate=learning_rate, epsilon=epsilon, weight_decay=weight_decay, **kwargs)
         if not epsilon > 0:
             raise ValueError(f"`epsilon` must be greater than 0. Received: epsilon={epsilon}")
+        if not 0 <= (weight_decay or 0.0) < float("inf"):
+            raise ValueError(f"`weight_decay` must be a finite number >= 0. Received: weight_decay={weight_decay}")
         if isinstance(measure_every, bool) or not isinstance(measure_every, Integral) or measure_every < 1:
             raise ValueError(f"`measure_every` must be an integer >= 1. Received: measure_every={measure_every!r}")
         bounds = max_relative_step.items() if isinstance(max_relative_step, dict) else [("all", max_relative_step)]
@@ -79,7 +82,7 @@ class LayerwiseAdamW(keras.optimizers.AdamW):
         self.max_relative_step = max_relative_step
         self.measure_every = int(measure_every)
         self._initial_multipliers = {
-            layer: _check_multiplier(layer, value) for layer, value in (multipliers or {}).items()
+            layer: check_multiplier(layer, value) for layer, value in (multipliers or {}).items()
         }
 
     def build(self, variables):
@@ -95,7 +98,8 @@ class LayerwiseAdamW(keras.optimizers.AdamW):
         self._layer_indices = tuple(self._layers.index(layer) for layer in layers)
         for layer in mentioned:
             self._check_layer(layer)
-        initial = list(values_of_layers(variables, layers, self._initial_multipliers, 1.0).values())
+        self._made_with = values_of_layers(variables, layers, self._initial_multipliers, 1.0)
+        initial = list(self._made_with.values())
         self._bounds = list(values_of_layers(variables, layers, bounds, default_bound).values())
         self._multipliers = self.add_variable(
             shape=(len(initial),),
@@ -106,6 +110,8 @@ class LayerwiseAdamW(keras.optimizers.AdamW):
             aggregation="only_first_replica",
         )
         self._made_for = self.add_variable((), dtype="float32", name="made_for", aggregation="only_first_replica")
+        # What the schedule counts beside `iterations`: see `keeping_schedule`.
+        self._num_undone = self.add_variable((), dtype="int", name="num_undone", aggregation="only_first_replica")
         # Of each layer the norms of its gradient, weights and update, and its rate. One variable a layer, for no way to
         # assign one row works under every strategy and compiler.
         self._norms = [
@@ -118,8 +124,9 @@ class LayerwiseAdamW(keras.optimizers.AdamW):
 
     @property
     def initial_multipliers(self) -> dict[str, float]:
-        """The multipliers that the optimizer was made with; those of layers left out are 1 and not listed."""
-        return dict(self._initial_multipliers)
+        """Dict from every layer's name, in the order of the model, to the multiplier that it began with."""
+        self._check_built()
+        return dict(self._made_with)
 
     @property
     def multipliers(self) -> dict[str, float]:
@@ -148,7 +155,7 @@ class LayerwiseAdamW(keras.optimizers.AdamW):
         for variable, layer in zip(self._trainable_variables, self._layer_indices, strict=True):
             members[self._layers[layer]].append(tf.convert_to_tensor(variable))
         return {
-            layer: max(float(norm(variables)) / size**0.5, MIN_WEIGHT_RMS)
+            layer: max(float(one_pass.norm(variables)) / size**0.5, MIN_WEIGHT_RMS)
             for (layer, variables), size in zip(members.items(), self._sizes, strict=True)
         }
 
@@ -171,10 +178,15 @@ class LayerwiseAdamW(keras.optimizers.AdamW):
         checked = self.multipliers
         for layer, value in multipliers.items():
             self._check_layer(layer)
-            checked[layer] = _check_multiplier(layer, value)
+            checked[layer] = check_multiplier(layer, value)
         self._multipliers.assign(list(checked.values()))
         if made_for is not None:
             self._made_for.assign(made_for)
+
+    def _get_current_learning_rate(self):
+        if self.built and (schedule := schedule_of(self)) is not None:
+            return schedule(self._iterations + self._num_undone)
+        return super()._get_current_learning_rate()
 
     def apply(self, grads, trainable_variables=None):
         grads = [tf.convert_to_tensor(g) if isinstance(g, tf.IndexedSlices) else g for g in grads]
@@ -182,7 +194,7 @@ class LayerwiseAdamW(keras.optimizers.AdamW):
 
     def get_config(self):
         return super().get_config() | {
-            "multipliers": self.initial_multipliers,
+            "multipliers": dict(self._initial_multipliers),
             "max_relative_step": self.max_relative_step,
             "measure_every": self.measure_every,
         }
@@ -205,27 +217,27 @@ class LayerwiseAdamW(keras.optimizers.AdamW):
         rate = tf.cast(learning_rate, tf.float32) * self._multipliers[layer]
         size, bound = self._sizes[layer], self._bounds[layer]
         before = [tf.convert_to_tensor(variable) for variable in variables]
-        weight_norm = norm(before)
+        weight_norm = one_pass.norm(before)
         if bound is not None:
             limit = bound * tf.maximum(weight_norm / size**0.5, MIN_WEIGHT_RMS)
             rate = tf.minimum(rate, limit)
         for gradient, variable in zip(grads, variables, strict=True):
             self._step_variable(gradient, variable, rate)
         updates = [old - tf.convert_to_tensor(variable) for old, variable in zip(before, variables, strict=True)]
-        update_norm = norm(updates)
+        update_norm = one_pass.norm(updates)
         if bound is not None:
             # Exactly 1 where the bound does not bind: then nothing is taken back, and this is the stock step.
             kept = tf.minimum(1.0, limit / tf.maximum(update_norm / size**0.5, 1e-30))
             rate *= kept
             update_norm *= kept
             for update, variable in zip(updates, variables, strict=True):
-                subtract(variable, kept - 1, update)
+                one_pass.subtract(variable, kept - 1, update)
         for old, variable in zip(before, variables, strict=True):
             if self._use_weight_decay(variable):
-                subtract(variable, self.weight_decay * rate, old)
+                one_pass.subtract(variable, self.weight_decay * rate, old)
         norms = tf.cond(
             tf.equal(self.iterations % self.measure_every, 0),
-            lambda: tf.stack([norm(grads), weight_norm, update_norm, rate]),
+            lambda: tf.stack([one_pass.norm(grads), weight_norm, update_norm, rate]),
             lambda: tf.convert_to_tensor(self._norms[layer]),
         )
         # Outside of the condition, within which assignments fail under MirroredStrategy.
@@ -237,19 +249,14 @@ class LayerwiseAdamW(keras.optimizers.AdamW):
             super().update_step(gradient, variable, rate)
             return
         index = self._get_variable_index(variable)
-        step = tf.cast(self.iterations + 1, variable.dtype)
-        smallest = 6e-8 if variable.dtype == "float16" else 0.0  # below which epsilon would be 0
-        tf.raw_ops.ResourceApplyAdam(
-            var=handle(variable),
-            m=handle(self._momentums[index]),
-            v=handle(self._velocities[index]),
-            beta1_power=tf.pow(tf.cast(self.beta_1, variable.dtype), step),
-            beta2_power=tf.pow(tf.cast(self.beta_2, variable.dtype), step),
-            lr=tf.cast(rate, variable.dtype),
-            beta1=tf.cast(self.beta_1, variable.dtype),
-            beta2=tf.cast(self.beta_2, variable.dtype),
-            epsilon=tf.cast(max(self.epsilon, smallest), variable.dtype),
-            grad=tf.cast(gradient, variable.dtype),
+        one_pass.adam(
+            variable,
+            (self._momentums[index], self._velocities[index]),
+            gradient,
+            step=self.iterations + 1,
+            rate=rate,
+            betas=(self.beta_1, self.beta_2),
+            epsilon=self.epsilon,
         )
 
     def _use_weight_decay(self, variable):
@@ -267,10 +274,7 @@ class LayerwiseAdamW(keras.optimizers.AdamW):
     def _all_reduce_sum_gradients(self, grads_and_vars):
         grads, variables = zip(*super()._all_reduce_sum_gradients(grads_and_vars), strict=True)
         if self.global_clipnorm and self.global_clipnorm > 0:
-            # As Keras does, in fewer passes; gradients that are not finite become NaN.
-            size = norm(grads)
-            scale = self.global_clipnorm / tf.maximum(size, self.global_clipnorm) + (size - size)
-            grads = [gradient * tf.cast(scale, gradient.dtype) for gradient in grads]
+            grads = one_pass.clip_by_global_norm(grads, self.global_clipnorm)
         else:
             grads = super()._clip_gradients(list(grads))
         return list(zip(grads, variables, strict=True))
@@ -288,11 +292,3 @@ class LayerwiseAdamW(keras.optimizers.AdamW):
                 f"Unknown layer '{layer}'. This optimizer was built with the layers {', '.join(self._layers)}. Layers "
                 "without trainable weights have no multiplier: freeze before you call `layerwise_decay`."
             )
-
-
-def _check_multiplier(layer, value):
-    if not 0 <= value < float("inf"):
-        raise ValueError(
-            f"A multiplier must be a finite number >= 0, where 0 freezes the layer. Received: {layer}={value}"
-        )
-    return float(value)

@@ -16,7 +16,8 @@ BLOCK = re.compile(r"_layer_\d+$")
 def distance_from_head(model: keras.Model) -> dict[str, int]:
     """Returns how many blocks lie between each layer that has trainable weights and the head.
 
-    The transformer blocks are the layers named `..._layer_<number>`, as in every keras-nlp encoder. What comes after
+    The transformer blocks are the layers made of others that are named `..._layer_<number>`, as in every keras-nlp
+    encoder. What comes after
     the last block (pooler, head), or lies outside of the encoder inside the model, has distance 0, the last block 1,
     the first of `n` blocks `n`, and the embeddings before it `n + 1`. Layers are named as `LayerwiseAdamW` does it.
 
@@ -102,6 +103,19 @@ def values_of_layers(
     return {layer: next(iter(around.values())) for layer, around in found.items()}
 
 
+def check_multiplier(layer: str, value: float) -> float:
+    """Returns a multiplier as a float.
+
+    Raises:
+        ValueError: If it is negative or not finite.
+    """
+    if not 0 <= value < float("inf"):
+        raise ValueError(
+            f"A multiplier must be a finite number >= 0, where 0 freezes the layer. Received: {layer}={value}"
+        )
+    return float(value)
+
+
 def layerwise_decay(model: keras.Model, rate: float = 0.9) -> dict[str, float]:
     """Returns multipliers that shrink by `rate` with every block from the head down to the embeddings.
 
@@ -136,11 +150,11 @@ def _is_new(pooler):
 def _distances(model, inside):
     """Yields each layer that has trainable weights, the name that `LayerwiseAdamW` gives it, and its distance."""
     layers = list(_leaf_layers(model))
-    found = [layer.name for layer in layers if BLOCK.search(layer.name) and (not inside or id(layer) in inside)]
+    found = [layer.name for layer in layers if _is_block(layer) and (not inside or id(layer) in inside)]
     blocks = {name: number for number, name in enumerate(dict.fromkeys(found))}
     if not blocks:
         raise ValueError(
-            f"No transformer blocks, layers named '..._layer_<number>', were found in the model '{model.name}'. "
+            f"No transformer blocks, layers of layers named '..._layer_<number>', are in the model '{model.name}'. "
             f"Received the layers {', '.join(layer.name for layer in layers)}. Give `LayerwiseAdamW` the multipliers "
             "as a dict instead."
         )
@@ -159,7 +173,7 @@ def _distances(model, inside):
 def _ids_inside(model):
     """Returns the `id` of each layer of the encoder inside a model, or nothing if there is none."""
     parts = [list(_leaf_layers(layer)) for layer in _layers_in(model) if _is_nested(layer)]
-    encoders = [part for part in parts if any(BLOCK.search(layer.name) for layer in part)]
+    encoders = [part for part in parts if any(map(_is_block, part))]
     return {id(layer) for encoder in encoders for layer in encoder}
 
 
@@ -181,5 +195,9 @@ def _is_nested(layer):
     """Whether a layer is a model, or wraps one that has transformer blocks."""
     if isinstance(layer, keras.Model):
         return True
-    inner = layer._flatten_layers(include_self=False)
-    return not BLOCK.search(layer.name) and any(BLOCK.search(part.name) for part in inner)
+    return not _is_block(layer) and any(map(_is_block, layer._flatten_layers(include_self=False)))
+
+
+def _is_block(layer):
+    # A dense layer may be named like one.
+    return bool(BLOCK.search(layer.name)) and any(layer._flatten_layers(include_self=False))

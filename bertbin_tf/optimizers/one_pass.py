@@ -1,7 +1,11 @@
 """Operations on large weights that take one pass over them, where plain ones take several and make copies."""
 
+from collections.abc import Sequence
+
 import keras
 import tensorflow as tf
+
+SCALARS = ("beta1_power", "beta2_power", "lr", "beta1", "beta2", "epsilon")  # of `ResourceApplyAdam`
 
 
 def subtract(variable: keras.Variable | tf.Variable, factor: tf.Tensor, delta: tf.Tensor) -> None:
@@ -9,9 +13,41 @@ def subtract(variable: keras.Variable | tf.Variable, factor: tf.Tensor, delta: t
     tf.raw_ops.ResourceApplyGradientDescent(var=handle(variable), alpha=tf.cast(factor, variable.dtype), delta=delta)
 
 
-def norm(tensors: list[tf.Tensor]) -> tf.Tensor:
+def adam(
+    variable: keras.Variable | tf.Variable, moments: tuple, gradient: tf.Tensor, *, step, rate, betas, epsilon
+) -> None:
+    """Takes Adam's step, and the one of its moments.
+
+    Args:
+        variable: The weight.
+        moments: Pair of variables like it, those of the gradient and of its square.
+        gradient: Tensor like it.
+        step: Integer scalar >= 1, the number of this step.
+        rate: Float scalar.
+        betas: Pair of floats.
+        epsilon: Float > 0; in float16 no smaller than what is not 0 there.
+    """
+    dtype = variable.dtype
+    epsilon = max(epsilon, 6e-8) if dtype == "float16" else epsilon
+    powers = [tf.pow(tf.cast(beta, dtype), tf.cast(step, dtype)) for beta in betas]
+    scalars = [*powers, rate, *betas, epsilon]
+    tf.raw_ops.ResourceApplyAdam(
+        **dict(zip(("var", "m", "v"), map(handle, (variable, *moments)), strict=True)),
+        **dict(zip(SCALARS, (tf.cast(scalar, dtype) for scalar in scalars), strict=True)),
+        grad=tf.cast(gradient, dtype),
+    )
+
+
+def norm(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
     """Returns the Euclidean norm over all tensors, a float32 scalar."""
     return tf.sqrt(2 * tf.add_n([tf.nn.l2_loss(tf.cast(tensor, tf.float32)) for tensor in tensors]))
+
+
+def clip_by_global_norm(grads: Sequence[tf.Tensor], limit: float) -> list[tf.Tensor]:
+    """Returns gradients of a norm of at most `limit`, as Keras does, in fewer passes; not finite ones become NaN."""
+    size = norm(grads)
+    scale = limit / tf.maximum(size, limit) + (size - size)
+    return [gradient * tf.cast(scale, gradient.dtype) for gradient in grads]
 
 
 def handle(variable: keras.Variable | tf.Variable) -> tf.Tensor:

@@ -1,6 +1,8 @@
 """A schedule that knows how long training takes, because it asked the data."""
 
+import contextlib
 import math
+from collections.abc import Iterator
 
 import keras
 import numpy as np
@@ -13,6 +15,7 @@ WARMUP_FRACTION = 0.1
 # which is the larger class, at 1.3e-4, and 0.859 at 3e-4. In 150 steps 2e-3 is best: `callbacks.controller`, whose
 # rates by layer gain nothing by it: 0.770 in 60 steps at 2e-3 of the weights, 0.753 at 5e-3, one seed.
 MANY_STEPS, MOST_TIMES = 150, 2.5
+FAR_AHEAD = 10_000_000  # steps; BERT was pre-trained for 1,000,000
 
 
 def warmup_cosine(
@@ -103,18 +106,44 @@ def schedule_of(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.sched
     return rate if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule) else None
 
 
-def highest_rate(optimizer: keras.optimizers.Optimizer, num_steps: int) -> float:
+def unwrapped(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
+    """Returns the optimizer that steps: under `mixed_float16` Keras wraps it, to scale the loss."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
+def schedule_step(optimizer: keras.optimizers.Optimizer) -> int:
+    """Returns the step that an optimizer asks its schedule for next, counted in batches where it adds gradients up."""
+    return int(optimizer._iterations) + int(getattr(optimizer, "_num_undone", 0))
+
+
+@contextlib.contextmanager
+def keeping_schedule(optimizer: keras.optimizers.Optimizer) -> Iterator[None]:
+    """Returns a context in which weights, moments and `iterations` of an earlier step may be put back.
+
+    The schedule goes on from where it was: the steps that were undone were made, and training ends when it was to.
+
+    Args:
+        optimizer: A `LayerwiseAdamW`, built.
+    """
+    asked = schedule_step(optimizer)
+    yield
+    optimizer._num_undone.assign(asked - int(optimizer._iterations))
+
+
+def highest_rate(optimizer: keras.optimizers.Optimizer, num_steps: int | None) -> float:
     """Returns the highest learning rate from the first step on; without a schedule, the rate now.
 
     Args:
         optimizer: A Keras optimizer.
-        num_steps: Int >= 1, how far to look ahead. A schedule is asked at some 200 of these steps and of those before.
+        num_steps: Int >= 1, how far to look ahead, in batches. A schedule is asked at some 200 of these steps and of
+            those before. `None` where nobody knows when training ends: then as far as a schedule may be made for.
     """
     if (schedule := schedule_of(optimizer)) is None:
         return float(keras.ops.convert_to_numpy(optimizer.learning_rate))
-    start = int(keras.ops.convert_to_numpy(optimizer.iterations))
+    if num_steps is None:
+        return max(float(schedule(step)) for step in np.unique(np.geomspace(1, FAR_AHEAD, 400).astype(int)).tolist())
     # Those before too: training may go on at the end of its schedule, where the rate is 0.
-    return max(sample_schedule(schedule, 0, start + num_steps).values())
+    return max(sample_schedule(schedule, 0, schedule_step(optimizer) + num_steps).values())
 
 
 def sample_schedule(

@@ -9,6 +9,7 @@ import keras
 from bertbin_tf.notebook import html_table
 from bertbin_tf.optimizers.adamw import LayerwiseAdamW
 from bertbin_tf.optimizers.layers import layers_of
+from bertbin_tf.optimizers.schedules import unwrapped
 
 HEADER = ("layer", "weights", "multiplier", "rate now", "last relative step")
 
@@ -93,7 +94,7 @@ def layer_table(model: keras.Model) -> LayerTable:
         )
     if not optimizer.built:
         optimizer.build(model.trainable_variables)
-    optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # Keras wraps it under `mixed_float16`
+    optimizer = unwrapped(optimizer)
     measured = optimizer.statistics if isinstance(optimizer, LayerwiseAdamW) else {}
     if measured:
         multipliers = optimizer.multipliers

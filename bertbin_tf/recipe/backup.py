@@ -127,7 +127,7 @@ class TrainingBackup(keras.callbacks.Callback):
             The `Position` to go on from, or `None` if there is no backup.
 
         Raises:
-            ValueError: If the backup is of another training: other `facts`, or other variables.
+            ValueError: If the backup is of another training: other `facts`, callbacks or variables.
         """
         if (found := read_newest_backup(self.folder)) is None:
             return None
@@ -137,9 +137,11 @@ class TrainingBackup(keras.callbacks.Callback):
                 f"The training in '{self.folder.parent}' cannot go on: since it was cut off, what it depends on has "
                 f"changed ({', '.join(changed)}). Restore that, or begin again in another folder."
             )
+        if (num := len(state["callbacks"])) != len(self._callbacks):
+            raise ValueError(f"The backup '{path}' is of {num} callbacks. Received: {len(self._callbacks)} callbacks")
         self.set_model(model)
-        if not model.optimizer.built:
-            with model.distribute_strategy.scope():
+        with model.distribute_strategy.scope():
+            if not model.optimizer.built:
                 model.optimizer.build(model.trainable_variables)
         _assign(self._variables(), state["variables"], path)
         self._position = Position(*state["position"])

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from bertbin_tf.assets import sha256_of
+from bertbin_tf.callbacks.snapshot import storable
 
 KEPT = 2  # where the newest is damaged there is another
 
@@ -28,7 +29,7 @@ def write_backup(folder: Path, name: str, state: dict) -> None:
     structure = json.dumps(_pack(state, arrays))
     partial = folder / ".partial"
     try:
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         with open(partial, "wb") as file:
             np.savez(file, np.frombuffer(structure.encode(), "uint8"), *arrays)
             file.flush()
@@ -76,7 +77,7 @@ def _number_of(path):
 def _pack(value: Any, arrays: list) -> Any:
     """Returns what JSON can hold of a nested value; its arrays go into a list."""
     if isinstance(value, np.ndarray):
-        arrays.append(value)
+        arrays.append(storable(value))
         return {"array": len(arrays) - 1}
     if isinstance(value, np.generic):
         return value.item()

@@ -116,7 +116,8 @@ class Recipe:
         try:
             fields = json.loads(Path(source).read_bytes() if isinstance(source, os.PathLike) else source)
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"{where} is not JSON: {error}") from error
+            hint = "" if isinstance(source, os.PathLike) else " A file is given as a `pathlib.Path`."
+            raise ValueError(f"{where} is not JSON: {error}.{hint}") from error
         names = [field.name for field in dataclasses.fields(cls)]
         if not isinstance(fields, dict) or "train_data" not in fields:
             raise ValueError(f"{where} must be a JSON object with at least 'train_data'. Received: {str(fields)[:80]}")

@@ -25,6 +25,7 @@ from bertbin_tf.models import load_preprocessor, save_preprocessor
 from bertbin_tf.recipe.backup_files import has_backup
 from bertbin_tf.recipe.fields import Recipe
 from bertbin_tf.recipe.folder import VALIDATION_ROWS, require_files, write_whole
+from bertbin_tf.texts import as_bytes, order_by_length
 
 PACKAGES = ("keras", "keras-nlp", "keras-hub", "tensorflow", "tensorflow-text", "numpy", "scikit-learn", "pyarrow")
 
@@ -58,13 +59,15 @@ class Run:
             texts: Strings, or bytes in UTF-8. What is not valid UTF-8 becomes `[UNK]`.
             batch_size: Int, texts per batch. Defaults to `64`.
             verbose: As for `keras.Model.predict`. Defaults to `0`.
+
+        Raises:
+            ValueError: If it is one text and not a sequence, or one of them is no text.
         """
-        if not len(texts):
+        rows = as_bytes(texts)
+        if not len(rows):
             return np.zeros(0)
-        texts = [text if isinstance(text, bytes) else text.encode("utf-8", errors="replace") for text in texts]
-        # Neighbours of similar length need the least padding.
-        order = np.argsort([len(text) for text in texts], kind="stable")
-        batches = tf.data.Dataset.from_tensor_slices([texts[i] for i in order]).batch(batch_size)
+        order = order_by_length(rows)
+        batches = tf.data.Dataset.from_tensor_slices(rows[order]).batch(batch_size)
         encode = data.compiled_encoder(self.preprocessor)
         tokens = batches.map(encode, tf.data.AUTOTUNE)
         logits = self._logit_model.predict(tokens.prefetch(tf.data.AUTOTUNE), verbose=verbose)[:, 0]

@@ -182,7 +182,7 @@ class GrpcClient(_Client):
         import tensorflow as tf
 
         from bertbin_tf.export.extras import predict_request
-        from bertbin_tf.export.servable import as_bytes
+        from bertbin_tf.texts import as_bytes
 
         request = predict_request(self._name, {"text": as_bytes(texts)}, signature)
         if self._version is not None:
