@@ -48,9 +48,9 @@ def train(
 ) -> keras.callbacks.History:
     """Trains what the recipe describes and returns Keras' `History`, whose `model` has the best weights.
 
-    After training, the temperature and the decision threshold are fitted on the validation texts; with balanced class
-    weights the prior that they took out of the probabilities is put back into the head's bias. With an `output_dir`
-    all that belongs to the run is written there, and `load_run` reads it: recipe.json, model.keras, preprocessor/,
+    After training with balanced class weights the prior that they took out of the probabilities is put back into the
+    head's bias. With an `output_dir` the temperature and the decision threshold are fitted on the validation texts, and
+    all that belongs to the run is written there, which `load_run` reads: recipe.json, model.keras, preprocessor/,
     metrics.json, history.json, provenance.json (versions, devices, SHA-256 of the data), validation.parquet (texts,
     labels and calibrated probabilities), and TensorBoard's logs. `report.render` makes a page of it.
 
@@ -117,8 +117,8 @@ def train(
             )
         last_loss = log_loss()
         _restore_prior(made, recipe)
-        run, texts, labels, p = _calibrate(Run(recipe, made.model, made.preprocessor), made.validation_data, bar)
         if output_dir is not None:
+            run, texts, labels, p = _calibrate(Run(recipe, made.model, made.preprocessor), made.validation_data, bar)
             steps = int(keras.ops.convert_to_numpy(made.model.optimizer.iterations))
             metrics = {
                 "train_rows": int(made.train_data.cardinality()),
