@@ -654,6 +654,13 @@ def rows_in_runs():
     return {name: rows[order] for name, rows in tokens.items()}, labels[order]
 
 
+def cross_entropy_the_other_way_round():
+    def swapped(y_true, y_pred):
+        return keras.losses.binary_crossentropy(y_pred, 0.9 * tf.cast(y_true, tf.float32) + 0.05)
+
+    return healthy_model(loss=swapped), dataset(*healthy_rows())
+
+
 def labels_of_the_text_two_rows_above():
     tokens, labels = rows_in_runs()
     return healthy_model(), (tokens, np.roll(labels, 2))
@@ -771,7 +778,7 @@ SICK = {
     "single-unit-softmax": [softmax_over_one_unit, softmax_over_the_texts],
     "sigmoid-twice": [two_sigmoids, focal_loss_of_a_probability_as_a_logit],
     "logits-taken-for-probabilities": [logits_without_from_logits],
-    "loss-unsuited": [head_with_a_relu, categorical_loss_of_one_unit],
+    "loss-unsuited": [head_with_a_relu, categorical_loss_of_one_unit, cross_entropy_the_other_way_round],
     "head-saturated": [huge_head, date_in_seconds_beside_the_text],
     "optimizer-unsuited": [
         gradient_descent,
@@ -1036,6 +1043,13 @@ def layerwise_and_validated():
     return healthy_model(LayerwiseAdamW(RATE, {"logit": 50.0})), dataset(*parts[0]), dataset(*parts[1])
 
 
+def few_rows_to_validate_on_without_end():
+    tokens, labels = healthy_rows(512)
+    few = dataset({name: array[:16] for name, array in tokens.items()}, labels[:16])
+    rest = dataset({name: array[16:] for name, array in tokens.items()}, labels[16:])
+    return healthy_model(), rest.repeat(), few.repeat()
+
+
 def roberta_shaped():
     backbone = keras_nlp.models.RobertaBackbone(
         vocabulary_size=200, num_layers=2, num_heads=2, hidden_dim=4, intermediate_dim=8, max_sequence_length=32
@@ -1077,6 +1091,7 @@ HEALTHY = [
     batches_by_length,
     warmup_over_the_epoch,
     layerwise_and_validated,
+    few_rows_to_validate_on_without_end,
     roberta_shaped,
 ]
 

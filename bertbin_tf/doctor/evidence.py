@@ -145,7 +145,8 @@ class Evidence:
         tokens = self.train.tokens
         if tokens is None:
             return math.nan
-        return cross_validated_auc(_bags(tokens), self.train.labels[: len(tokens.ids)])
+        rows = _first_rows(tokens)
+        return cross_validated_auc(_bags(tokens)[rows], self.train.labels[rows])
 
     @functools.cached_property
     def auc_by_shift(self) -> dict[int, float]:
@@ -155,10 +156,14 @@ class Evidence:
         """
         tokens = self.train.tokens
         labels = self.train.labels[: 0 if tokens is None else len(tokens.ids)]
-        if len(labels) < 100 or set(labels) != {0, 1}:
+        if set(labels) != {0, 1}:
             return {}
-        shifted = np.stack([np.roll(labels, -shift) for shift in SHIFTS], axis=1)
-        answers = cross_val_predict(Ridge(10.0), _bags(tokens), shifted, cv=KFold(5, shuffle=True, random_state=0))
+        rows = _first_rows(tokens)
+        shifted = np.stack([np.roll(labels, -shift)[rows] for shift in SHIFTS], axis=1)
+        if len(rows) < 100 or not np.all(np.ptp(shifted, axis=0)):
+            return {}
+        folds = KFold(5, shuffle=True, random_state=0)
+        answers = cross_val_predict(Ridge(10.0), _bags(tokens)[rows], shifted, cv=folds)
         return {shift: float(roc_auc_score(*both)) for shift, *both in zip(SHIFTS, shifted.T, answers.T, strict=True)}
 
     @functools.cached_property
@@ -175,7 +180,7 @@ class Evidence:
         if self._bags_of_both is None:
             return math.nan
         known, asked = self._bags_of_both
-        labels = self.train.labels[: known.shape[0]], self.validation.labels[: asked.shape[0]]  # type: ignore[union-attr]
+        labels = [some.labels[_first_rows(some.tokens)] for some in (self.train, self.validation)]  # type: ignore
         if any(set(some) != {0, 1} for some in labels):
             return math.nan
         regression = LogisticRegression(max_iter=300).fit(known, labels[0])
@@ -188,7 +193,15 @@ class Evidence:
         if any(tokens is None for tokens in both):
             return None
         width = 1 + max(int(tokens.ids.max()) for tokens in both)
-        return [_bags(tokens, width) for tokens in both]
+        return [_bags(tokens, width)[_first_rows(tokens)] for tokens in both]
+
+
+def _first_rows(tokens):
+    """Returns the first row with each text: of data that repeat themselves none may be learned from and asked."""
+    rows: dict[bytes, int] = {}
+    for row, key in enumerate(tokens.keys):
+        rows.setdefault(key, row)
+    return np.array(list(rows.values()))
 
 
 def _bags(tokens, width=None):

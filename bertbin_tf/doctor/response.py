@@ -105,18 +105,20 @@ class Response:
 
     @functools.cached_property
     def takes_logits(self) -> bool:
-        """Whether the loss takes answers for logits: beyond 1 it still falls where that is right, and rises elsewhere.
+        """Whether the loss takes answers for logits: beyond 1 it falls on where that is right, else rises ever faster.
 
-        A loss of probabilities cuts them off at 1, a squared error rises on both sides of the label.
+        A loss of probabilities cuts them off at 1, a squared error rises on both sides of the label, and a
+        cross-entropy whose arguments changed places rises evenly.
         """
         y = self._data.first[1]
         num_rows = len(keras.tree.flatten(y)[0])
         at = {
             (answer, label): self._loss_at(np.full(num_rows, answer), self._like(y, np.full(num_rows, label)))
-            for answer in (1.0, 2.0)
+            for answer in (0.0, 1.0, 2.0)
             for label in (0, 1)
         }
-        return at[2.0, 1] < at[1.0, 1] - 1e-3 and at[2.0, 0] > at[1.0, 0] + 1e-3
+        rises = at[1.0, 0] - at[0.0, 0], at[2.0, 0] - at[1.0, 0]
+        return at[2.0, 1] < at[1.0, 1] - 1e-3 and rises[1] > max(1e-3, 1.05 * rises[0])
 
     @property
     def is_cross_entropy(self) -> bool:
