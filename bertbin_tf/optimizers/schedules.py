@@ -113,7 +113,7 @@ def unwrapped(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimiz
 
 def schedule_step(optimizer: keras.optimizers.Optimizer) -> int:
     """Returns the step that an optimizer asks its schedule for next, counted in batches where it adds gradients up."""
-    return int(optimizer._iterations) + int(getattr(optimizer, "_num_undone", 0))
+    return _value_of(optimizer._iterations) + _value_of(getattr(optimizer, "_num_undone", 0))
 
 
 @contextlib.contextmanager
@@ -127,7 +127,11 @@ def keeping_schedule(optimizer: keras.optimizers.Optimizer) -> Iterator[None]:
     """
     asked = schedule_step(optimizer)
     yield
-    optimizer._num_undone.assign(asked - int(optimizer._iterations))
+    optimizer._num_undone.assign(asked - _value_of(optimizer._iterations))
+
+
+def _value_of(counter):
+    return int(keras.ops.convert_to_numpy(counter))  # of a variable on several replicas, too
 
 
 def highest_rate(optimizer: keras.optimizers.Optimizer, num_steps: int | None) -> float:
