@@ -44,7 +44,11 @@ def train_plainly(case):
     model, train, validation = setup.build()
     recorder = Recorder(train, validation, setup)
     try:
-        model.fit(train, epochs=setup.epochs, steps_per_epoch=_steps(setup, train), callbacks=[recorder], verbose=0)
+        if isinstance(train, tuple):  # arrays, which `fit` shuffles
+            model.fit(*train, setup.batch_size, epochs=setup.epochs, callbacks=[recorder], verbose=0)
+        else:
+            steps = _steps(setup, train)
+            model.fit(train, epochs=setup.epochs, steps_per_epoch=steps, callbacks=[recorder], verbose=0)
     except Exception as error:  # what the user would see
         return {"raised": f"{type(error).__name__}: {error}"[:300], "failed": True, "trace": recorder.trace}
     recorder.check()
