@@ -198,7 +198,7 @@ def attention_to_the_padding(setup):
 
 def batches_counted_by_a_variable(setup):
     setup.batch_size = 8
-    setup.model = lambda *args: CountsBatches(*args, count=tf.Variable(0))
+    setup.model, setup.metrics = lambda *args: CountsBatches(*args, count=tf.Variable(0)), ()
     setup.optimizer = lambda rate, num_steps: keras.optimizers.AdamW(warmup_cosine(rate, num_steps // 4))
 
 
@@ -229,7 +229,7 @@ def two_optimizers(setup):
         model.optimizer.build(model.trainable_weights[:-2])
         model.head_optimizer.build(model.trainable_weights[-2:])
 
-    setup.model, setup.compiled = TwoOptimizers, prepare
+    setup.model, setup.compiled, setup.metrics = TwoOptimizers, prepare, ()
 
 
 def with_adapters(setup):

@@ -82,7 +82,9 @@ class Setup:
         if self.hidden_dim is not None:
             features = keras.layers.Dense(self.hidden_dim, "tanh", name="hidden")(features)
         model = self.model(backbone.input, self.outputs(features))
-        model.compile(self.optimizer(self.rate, num_steps), self.loss, metrics=list(self.metrics))
+        # Not `[]`: `fit` then asks for their result, and raises where a training step updates none.
+        metrics = list(self.metrics) or None
+        model.compile(self.optimizer(self.rate, num_steps), self.loss, metrics=metrics)
         return model
 
     def plain_batches(self, tokens, labels):

@@ -132,7 +132,8 @@ def print_sick(cases, runs):
     print("\nControls that fail when they are trained as their user would: not healthy, and not counted\n")
     for case in cases:
         plain = runs["train"][case.name]
-        print(f"  {case.name}: ROC AUC {plain['roc_auc']:.3f}; the doctor said {runs['examine'][case.name]['cause']}")
+        outcome = plain.get("raised") or f"ROC AUC {plain['roc_auc']:.3f}"
+        print(f"  {case.name}: {outcome}; the doctor said {runs['examine'][case.name]['cause']}")
 
 
 def print_pairs(cases, examined):
