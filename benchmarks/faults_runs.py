@@ -44,11 +44,7 @@ def train_plainly(case):
     model, train, validation = setup.build()
     recorder = Recorder(train, validation, setup)
     try:
-        if isinstance(train, tuple):  # arrays, which `fit` shuffles
-            model.fit(*train, setup.batch_size, epochs=setup.epochs, callbacks=[recorder], verbose=0)
-        else:
-            steps = _steps(setup, train)
-            model.fit(train, epochs=setup.epochs, steps_per_epoch=steps, callbacks=[recorder], verbose=0)
+        _fit(model, train, setup, [recorder])
     except Exception as error:  # what the user would see
         return {"raised": f"{type(error).__name__}: {error}"[:300], "failed": True, "trace": recorder.trace}
     recorder.check()
@@ -64,9 +60,8 @@ def train_treated(case, findings):
     diagnosis = dataclasses.replace(diagnosis, findings=tuple(Finding(**finding) for finding in findings))
     treated = diagnosis.treat(setup.epochs)
     line = {"changes": treated.changes, "left": treated.left}
-    steps = _steps(setup, treated.train_data)
     try:
-        model.fit(treated.train_data, epochs=setup.epochs, steps_per_epoch=steps, verbose=0)
+        _fit(model, treated.train_data, setup)
     except Exception as error:
         return line | {"raised": f"{type(error).__name__}: {error}"[:300], "failed": True}
     if MENDED_TOKENS & {finding["code"] for finding in findings}:
@@ -109,10 +104,15 @@ def probabilities(model, tokens, are_logits):
     return scipy.special.expit(outputs[:, 0]) if are_logits else outputs[:, 0]
 
 
-def _steps(setup, train):
-    """Returns `steps_per_epoch`, which data without an end need."""
+def _fit(model, train, setup, callbacks=()):
+    """Trains a model as the user's script does: `fit` shuffles arrays, and data without an end need a length."""
+    arguments = dict(epochs=setup.epochs, callbacks=list(callbacks), verbose=0)
+    if isinstance(train, tuple):
+        model.fit(*train, setup.batch_size, **arguments)
+        return
     is_endless = isinstance(train, tf.data.Dataset) and int(train.cardinality()) == tf.data.INFINITE_CARDINALITY
-    return math.ceil(setup.num_rows / setup.batch_size) if is_endless else None
+    steps = math.ceil(setup.num_rows / setup.batch_size) if is_endless else None
+    model.fit(train, steps_per_epoch=steps, **arguments)
 
 
 class Recorder(keras.callbacks.Callback):
