@@ -35,37 +35,45 @@ RACES = HERE / "results" / "races.jsonl"
 ROUNDS = 3
 LIMITS = {"short": 128, "long": 512}
 PREDICTED = {"short": 2000, "long": 64}
-# What `bertbin_tf.memory` does, from outside: for peers that are to have it too.
-KEPT, NOT_KEPT = ", memory kept", ", memory not kept"
-KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "4000000000"}
-# glibc's own value, which `keep_freed_memory` lets stand because it is given.
-DO_NOT_KEEP = {"MALLOC_TRIM_THRESHOLD_": "131072"}
+# What the last words of a contestant's name mean.
+ENVIRONMENTS = {
+    # What `bertbin_tf.memory` does, from outside.
+    "memory kept": {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "4000000000"},
+    # glibc's own value, which `keep_freed_memory` lets stand because it is given.
+    "memory not kept": {"MALLOC_TRIM_THRESHOLD_": "131072"},
+    # As `predict` and `serve` of the command line have it; TensorFlow's own choice depends on the processor.
+    "oneDNN": {"TF_ENABLE_ONEDNN_OPTS": "1"},
+}
 # Name, program, steps in a turn on which texts, the slow ones fewer.
 TRAINING = (
     ("bertbin_tf", "speed_ours.py train", {"short": 24, "long": 6}),
-    ("bertbin_tf" + NOT_KEPT, "speed_ours.py train", {"short": 24}),
+    ("bertbin_tf, memory not kept", "speed_ours.py train", {"short": 24}),
+    ("bertbin_tf, oneDNN", "speed_ours.py train", {"short": 24, "long": 6}),
     ("bertbin_tf, XLA", "speed_ours.py train_xla", {"short": 24}),
     ("Trainer", "speed_peers.py trainer", {"short": 24, "long": 6}),
     ("Trainer by length", "speed_peers.py trainer_by_length", {"short": 24, "long": 6}),
-    ("Trainer by length" + KEPT, "speed_peers.py trainer_by_length", {"short": 24, "long": 6}),
+    ("Trainer by length, memory kept", "speed_peers.py trainer_by_length", {"short": 24, "long": 6}),
     ("keras-hub at 128", "speed_ours.py keras_hub", {"short": 3}),
-    ("keras-hub at 128" + KEPT, "speed_ours.py keras_hub", {"short": 3}),
+    ("keras-hub at 128, memory kept", "speed_ours.py keras_hub", {"short": 3}),
 )
 # Padded to 512 tokens, as by default, it needs 10 GB, and has the machine for itself.
 GUIDE = "keras-hub as its guide"
 PREDICTION = (
     ("bertbin_tf", "speed_ours.py predict"),
+    ("bertbin_tf, oneDNN", "speed_ours.py predict"),
     ("bertbin_tf, SavedModel", "speed_ours.py saved_model"),
+    ("bertbin_tf, SavedModel, oneDNN", "speed_ours.py saved_model"),
     ("pipeline", "speed_peers.py pipeline"),
-    ("pipeline" + KEPT, "speed_peers.py pipeline"),
+    ("pipeline, memory kept", "speed_peers.py pipeline"),
     ("ONNX Runtime", "speed_peers.py onnx"),
-    ("ONNX Runtime" + KEPT, "speed_peers.py onnx"),
+    ("ONNX Runtime, memory kept", "speed_peers.py onnx"),
 )
 RACE = (
     ("bertbin_tf", "speed_ours.py race"),
+    ("bertbin_tf, oneDNN", "speed_ours.py race"),
     ("Trainer", "speed_peers.py race"),
     ("Trainer by length", "speed_peers.py race_by_length"),
-    ("Trainer by length" + KEPT, "speed_peers.py race_by_length"),
+    ("Trainer by length, memory kept", "speed_peers.py race_by_length"),
     ("setfit", "speed_peers.py race_setfit"),
     ("keras-hub at 128", "speed_ours.py race_keras_hub"),
 )
@@ -146,15 +154,16 @@ def measure_prediction(folder, peers, kinds, only):
 
 def measure_steps(folder, peers, kinds, only):
     """Returns the seconds of three steps for each length and batch size."""
-    with playing({"steps": program(peers, "speed_ours.py steps", folder, "short", 512)}) as players:
+    with playing({"bertbin_tf": program(peers, "speed_ours.py steps", folder, "short", 512)}) as players:
         # The program knows the order; a turn is one shape.
-        return {"shapes": [players["steps"].take(1) for _ in range(players["steps"].start["shapes"])]}
+        return {"shapes": [players["bertbin_tf"].take(1) for _ in range(players["bertbin_tf"].start["shapes"])]}
 
 
 def measure_peak(folder, peers):
     """Returns the products of 2,048 x 2,048 matrices in a second, turn by turn, of TensorFlow and of PyTorch."""
     commands = {
         "TensorFlow": program(peers, "speed_ours.py peak", folder, "short", 0),
+        "TensorFlow, oneDNN": program(peers, "speed_ours.py peak", folder, "short", 0),
         "PyTorch": program(peers, "speed_peers.py peak", folder, "short", 0),
     }
     return take_turns(commands, dict.fromkeys(commands, 20), warm_up=dict.fromkeys(commands, 5))
@@ -207,7 +216,7 @@ def take_turns(commands, counts, warm_up, rounds=ROUNDS):
 
 
 def environment_of(name):
-    return KEEP_MEMORY if name.endswith(KEPT) else DO_NOT_KEEP if name.endswith(NOT_KEPT) else {}
+    return ENVIRONMENTS.get(name.rpartition(", ")[2], {})
 
 
 @contextlib.contextmanager

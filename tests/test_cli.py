@@ -267,6 +267,28 @@ def test_command_is_quiet_and_a_closed_pipe_is_no_error(run_dir, reviews_csv):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("command", "given", "expected"),
+    [
+        (["predict", "nowhere", "texts.csv"], None, "1"),
+        (["verify", "nowhere"], None, "1"),
+        (["predict", "nowhere", "texts.csv"], "0", "0"),
+        (["train", "--train-data", "nowhere.csv", "--output-dir", "run"], None, "None"),
+    ],
+)
+def test_what_does_not_train_has_the_faster_products(command, given, expected, tmp_path):
+    code = "import os, sys; from bertbin_tf.cli import main; code = main(sys.argv[1:])"
+    code += "; print(code, os.environ.get('TF_ENABLE_ONEDNN_OPTS'))"
+    environment = {name: value for name, value in os.environ.items() if name != "TF_ENABLE_ONEDNN_OPTS"}
+    if given is not None:
+        environment["TF_ENABLE_ONEDNN_OPTS"] = given
+    process = subprocess.run(
+        [sys.executable, "-c", code, *command], capture_output=True, text=True, env=environment, cwd=tmp_path
+    )
+    assert process.stdout == f"2 {expected}\n", process.stderr
+
+
+@pytest.mark.slow
 def test_serve_answers_until_it_is_told_to_stop(tiny_backbone, tiny_preprocessor, tmp_path):
     export_saved_model(binary_classifier(tiny_backbone, base_rate=0.3), tiny_preprocessor, tmp_path / "tiny")
     command = [sys.executable, "-m", "bertbin_tf.cli", "serve", str(tmp_path / "tiny"), "--port", "0"]

@@ -20,10 +20,14 @@ def base_rate(dataset: tf.data.Dataset) -> float:
     >>> base_rate(read((["good", "fine", "bad", "dull"], [1, 0, 0, 0])))
     0.25
     """
-    labels = [np.ravel(label) for label in dataset.map(lambda _, label: label).as_numpy_iterator()]
-    if not labels:
+
+    def add(sums, label):
+        return sums + tf.stack([tf.reduce_sum(tf.cast(label, tf.float64)), tf.cast(tf.size(label), tf.float64)])
+
+    num_positive, num_rows = dataset.map(lambda _, label: label).reduce(tf.zeros(2, tf.float64), add).numpy()
+    if not num_rows:
         raise ValueError("A dataset without rows has no base rate.")
-    return float(np.concatenate(labels).mean())
+    return float(num_positive / num_rows)
 
 
 def fingerprint(dataset: tf.data.Dataset) -> str:

@@ -52,12 +52,12 @@ class Run:
     base_rate: float = 0.5
     validation: evaluation.Evaluation | None = None
 
-    def predict(self, texts: Sequence[str | bytes], *, batch_size: int = 64, verbose: str | int = 0) -> np.ndarray:
+    def predict(self, texts: Sequence[str | bytes], *, batch_size: int = 32, verbose: str | int = 0) -> np.ndarray:
         """Returns calibrated probabilities, float64 of shape `(n,)`, in the order of the texts.
 
         Args:
             texts: Strings, or bytes in UTF-8. What is not valid UTF-8 becomes `[UNK]`.
-            batch_size: Int, texts per batch. Defaults to `64`.
+            batch_size: Int, texts per batch. Defaults to `32`.
             verbose: As for `keras.Model.predict`. Defaults to `0`.
 
         Raises:
@@ -67,10 +67,17 @@ class Run:
         if not len(rows):
             return np.zeros(0)
         order = order_by_length(rows)
-        batches = tf.data.Dataset.from_tensor_slices(rows[order]).batch(batch_size)
         encode = data.compiled_encoder(self.preprocessor)
-        tokens = batches.map(encode, tf.data.AUTOTUNE)
-        logits = self._logit_model.predict(tokens.prefetch(tf.data.AUTOTUNE), verbose=verbose)[:, 0]
+        starts = range(0, len(rows), batch_size)
+        progress = keras.utils.Progbar(len(starts), verbose=1 if verbose == "auto" else verbose)
+        logits = []
+        # Not `Model.predict` on a dataset that tokenizes: beside its threads two cores take a fifth longer, or twice.
+        for number, start in enumerate(starts, 1):
+            batch = rows[order[start : start + batch_size]]
+            # Under a strategy each replica answers the batch, one behind the other.
+            logits.append(self._logit_model.predict_on_batch(encode(tf.constant(batch)))[: len(batch), 0])
+            progress.update(number)
+        logits = np.concatenate(logits)
         probabilities = np.empty(len(texts))
         probabilities[order] = scipy.special.expit(logits.astype("float64") / self.temperature)
         return probabilities
