@@ -77,9 +77,8 @@ class Run:
             # Under a strategy each replica answers the batch, one behind the other.
             logits.append(self._logit_model.predict_on_batch(encode(tf.constant(batch)))[: len(batch), 0])
             progress.update(number)
-        logits = np.concatenate(logits)
         probabilities = np.empty(len(texts))
-        probabilities[order] = scipy.special.expit(logits.astype("float64") / self.temperature)
+        probabilities[order] = scipy.special.expit(np.concatenate(logits, dtype="float64") / self.temperature)
         return probabilities
 
     @functools.cached_property
