@@ -7,7 +7,7 @@ texts of 300 to 500 words; `steps` times our step over lengths and batch sizes; 
 of the program to an accuracy of 0.83 on the test split, of five seeds. Every contestant is a process of its own; they
 take turns, so that a noisy machine is noisy for all. Prints the tables, writes `results/speed.json` and
 `results/races.jsonl`, whose races are not run again, and draws `results/speed.png`. It wants the machine for itself:
-`train` for 40 minutes, `race` for three hours, the others for ten minutes each. Without a word only the tables are
+`train` for 40 minutes, `predict` for 20, `steps` for ten, `race` for three hours. Without a word only the tables are
 printed.
 """
 
@@ -154,9 +154,9 @@ def measure_prediction(folder, peers, kinds, only):
 
 def measure_steps(folder, peers, kinds, only):
     """Returns the seconds of three steps for each length and batch size."""
-    with playing({"bertbin_tf": program(peers, "speed_ours.py steps", folder, "short", 512)}) as players:
+    with playing({"steps": program(peers, "speed_ours.py steps", folder, "short", 512)}) as players:
         # The program knows the order; a turn is one shape.
-        return {"shapes": [players["bertbin_tf"].take(1) for _ in range(players["bertbin_tf"].start["shapes"])]}
+        return {"shapes": [players["steps"].take(1) for _ in range(players["steps"].start["shapes"])]}
 
 
 def measure_peak(folder, peers):

@@ -276,15 +276,13 @@ def test_command_is_quiet_and_a_closed_pipe_is_no_error(run_dir, reviews_csv):
         (["train", "--train-data", "nowhere.csv", "--output-dir", "run"], None, "None"),
     ],
 )
-def test_what_does_not_train_has_the_faster_products(command, given, expected, tmp_path):
+def test_what_does_not_train_has_the_faster_products(command, given, expected, tmp_path, monkeypatch):
+    monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS", raising=False)
+    if given is not None:
+        monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", given)
     code = "import os, sys; from bertbin_tf.cli import main; code = main(sys.argv[1:])"
     code += "; print(code, os.environ.get('TF_ENABLE_ONEDNN_OPTS'))"
-    environment = {name: value for name, value in os.environ.items() if name != "TF_ENABLE_ONEDNN_OPTS"}
-    if given is not None:
-        environment["TF_ENABLE_ONEDNN_OPTS"] = given
-    process = subprocess.run(
-        [sys.executable, "-c", code, *command], capture_output=True, text=True, env=environment, cwd=tmp_path
-    )
+    process = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, cwd=tmp_path)
     assert process.stdout == f"2 {expected}\n", process.stderr
 
 

@@ -71,7 +71,7 @@ class Run:
         starts = range(0, len(rows), batch_size)
         progress = keras.utils.Progbar(len(starts), verbose=1 if verbose == "auto" else verbose)
         logits = []
-        # Not `Model.predict` on a dataset that tokenizes: beside its threads two cores take a fifth longer, or twice.
+        # Not `Model.predict` on a dataset that tokenizes: beside its threads two cores take a sixth more, or twice.
         for number, start in enumerate(starts, 1):
             batch = rows[order[start : start + batch_size]]
             # Under a strategy each replica answers the batch, one behind the other.
