@@ -26,7 +26,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 from kept_runs import KeptRuns
 from speed_tables import draw, print_races, print_tables
-from speed_texts import GOAL
+from speed_texts import GOAL, OURS
 from turns import Turns
 
 HERE = Path(__file__).parent
@@ -41,14 +41,14 @@ ENVIRONMENTS = {
     "memory kept": {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "4000000000"},
     # glibc's own value, which `keep_freed_memory` lets stand because it is given.
     "memory not kept": {"MALLOC_TRIM_THRESHOLD_": "131072"},
-    # As `predict` and `serve` of the command line have it; TensorFlow's own choice depends on the processor.
+    # As the command line has it; TensorFlow's own choice depends on the processor.
     "oneDNN": {"TF_ENABLE_ONEDNN_OPTS": "1"},
 }
 # Name, program, steps in a turn on which texts, the slow ones fewer.
 TRAINING = (
     ("bertbin_tf", "speed_ours.py train", {"short": 24, "long": 6}),
     ("bertbin_tf, memory not kept", "speed_ours.py train", {"short": 24}),
-    ("bertbin_tf, oneDNN", "speed_ours.py train", {"short": 24, "long": 6}),
+    (OURS, "speed_ours.py train", {"short": 24, "long": 6}),
     ("bertbin_tf, XLA", "speed_ours.py train_xla", {"short": 24}),
     ("Trainer", "speed_peers.py trainer", {"short": 24, "long": 6}),
     ("Trainer by length", "speed_peers.py trainer_by_length", {"short": 24, "long": 6}),
@@ -60,7 +60,7 @@ TRAINING = (
 GUIDE = "keras-hub as its guide"
 PREDICTION = (
     ("bertbin_tf", "speed_ours.py predict"),
-    ("bertbin_tf, oneDNN", "speed_ours.py predict"),
+    (OURS, "speed_ours.py predict"),
     ("bertbin_tf, SavedModel", "speed_ours.py saved_model"),
     ("bertbin_tf, SavedModel, oneDNN", "speed_ours.py saved_model"),
     ("pipeline", "speed_peers.py pipeline"),
@@ -69,8 +69,7 @@ PREDICTION = (
     ("ONNX Runtime, memory kept", "speed_peers.py onnx"),
 )
 RACE = (
-    ("bertbin_tf", "speed_ours.py race"),
-    ("bertbin_tf, oneDNN", "speed_ours.py race"),
+    (OURS, "speed_ours.py race"),
     ("Trainer", "speed_peers.py race"),
     ("Trainer by length", "speed_peers.py race_by_length"),
     ("Trainer by length, memory kept", "speed_peers.py race_by_length"),
@@ -154,9 +153,9 @@ def measure_prediction(folder, peers, kinds, only):
 
 def measure_steps(folder, peers, kinds, only):
     """Returns the seconds of three steps for each length and batch size."""
-    with playing({"steps": program(peers, "speed_ours.py steps", folder, "short", 512)}) as players:
+    with playing({OURS: program(peers, "speed_ours.py steps", folder, "short", 512)}) as players:
         # The program knows the order; a turn is one shape.
-        return {"shapes": [players["steps"].take(1) for _ in range(players["steps"].start["shapes"])]}
+        return {"shapes": [players[OURS].take(1) for _ in range(players[OURS].start["shapes"])]}
 
 
 def measure_peak(folder, peers):
@@ -191,7 +190,7 @@ def race(name, command):
 
 
 def takes_part(name, only):
-    return not only or name in only or name == "bertbin_tf"
+    return not only or name in only or name == OURS
 
 
 def program(peers, words, folder, kind, limit, seed=0):

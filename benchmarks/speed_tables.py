@@ -2,7 +2,7 @@
 
 import matplotlib.pyplot as plt
 import numpy as np
-from speed_texts import BATCH_SIZES, GOAL
+from speed_texts import BATCH_SIZES, GOAL, OURS
 
 PRODUCT = 2 * 2048**3  # floating-point operations of one of the measured matrix products
 DIM, FEED_FORWARD, NUM_LAYERS = 384, 1536, 6
@@ -29,7 +29,7 @@ def _print_training(train):
         tokens = train["tokens"][kind]
         print(f"\nTraining, {kind} texts, batches of {BATCH_SIZES[kind]}, {tokens:.0f} tokens a row")
         print(f"{'':<32}{'rows/s':>22}{'ours / it':>24}{'share of peak':>15}{'MB':>8}{'ready after':>13}")
-        ours = _rates(contestants["bertbin_tf"]) * BATCH_SIZES[kind]
+        ours = _rates(contestants[OURS]) * BATCH_SIZES[kind]
         for name, turns in contestants.items():
             rates = _rates(turns) * BATCH_SIZES[kind]
             share = np.median(rates) * flops_of_row(tokens) / peak
@@ -44,7 +44,7 @@ def _print_prediction(predict):
     for kind, contestants in _kinds(predict):
         print(f"\nPrediction, {kind} texts")
         print(f"{'':<32}{'rows/s':>22}{'ours / it':>24}{'MB':>8}")
-        ours = _rates(contestants["bertbin_tf"])
+        ours = _rates(contestants[OURS])
         for name, turns in contestants.items():
             rates = _rates(turns)
             memory = max(turn["megabytes"] for turn in turns)
@@ -72,7 +72,7 @@ def print_races(races):
     for race in races:
         if race["reached"]:
             reached[race["name"]][race["seed"]] = race
-    ours = reached.get("bertbin_tf", {})
+    ours = reached.get(OURS, {})
     for name, by_seed in reached.items():
         its = [race for race in races if race["name"] == name]
         columns = [_spread(np.array([race[key] for race in by_seed.values()]), 0) for key in ("seconds", "steps")]

@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 
 BATCH_SIZES = {"short": 32, "long": 8}
 PREDICTED_ROWS = 32  # in a batch
+OURS = "bertbin_tf, oneDNN"  # what the command line runs, and what the others are compared with
 RATE = 1e-4
 # Of a race: the accuracy on the test rows, and the steps from one look at it to the next.
 GOAL, LOOK_EVERY = 0.83, 20

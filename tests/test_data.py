@@ -1,10 +1,12 @@
 import collections
 import csv
+import gc
 import itertools
 import json
 import math
 import tracemalloc
 import warnings
+import weakref
 
 import datasets
 import numpy as np
@@ -322,8 +324,10 @@ def test_every_row_is_seen_once_per_epoch(tiny_preprocessor):
 
 
 @pytest.mark.parametrize("drop_remainder", [False, True])
-def test_batches_are_those_of_tensorflows_own_buckets(tiny_preprocessor, drop_remainder):
+@pytest.mark.parametrize("is_another", [False, True])  # not the one that `tokenize` returned, whose rows are at hand
+def test_batches_are_those_of_tensorflows_own_buckets(tiny_preprocessor, drop_remainder, is_another):
     _, dataset = tokenized(tiny_preprocessor)
+    dataset = dataset.take(-1) if is_another else dataset
     kwargs = {"boundaries": [4, 7, 13], "shuffle_seed": 3, "drop_remainder": drop_remainder}
     batches = data.batch_by_length(dataset, 8, **kwargs)
     expected = dataset.shuffle(103, seed=3, reshuffle_each_iteration=True).bucket_by_sequence_length(
@@ -340,6 +344,16 @@ def test_batches_are_those_of_tensorflows_own_buckets(tiny_preprocessor, drop_re
             np.testing.assert_array_equal(labels, expected_labels)
             for name, value in expected_tokens.items():
                 np.testing.assert_array_equal(tokens[name], value)
+
+
+def test_tokens_are_kept_no_longer_than_their_dataset(tiny_preprocessor):
+    _, dataset = tokenized(tiny_preprocessor)
+    batches = data.batch_by_length(dataset, 8)
+    kept = weakref.ref(dataset)
+    assert contents(batches)
+    del dataset, batches
+    gc.collect()
+    assert kept() is None
 
 
 def test_number_of_batches_and_of_shapes_is_known(tiny_preprocessor):

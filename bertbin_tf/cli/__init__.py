@@ -20,14 +20,13 @@ def main(argv: list[str] | None = None) -> int:
         argv: List of strings. Defaults to `None`: those that the process was started with.
     """
     arguments = vars(build_parser().parse_args(argv))
-    names = ("run", "traceback", "needs_keras", "trains")
-    run, show_traceback, needs_keras, trains = (arguments.pop(name) for name in names)
+    run, show_traceback, needs_keras = (arguments.pop(name) for name in ("run", "traceback", "needs_keras"))
     from bertbin_tf.cli import console
     from bertbin_tf.memory import keep_freed_memory
 
     keep_freed_memory()
     try:
-        console.import_tensorflow(needs_keras, with_onednn=not trains)
+        console.import_tensorflow(needs_keras)
         run(**arguments)
     except (ValueError, OSError) as error:
         if show_traceback:

@@ -49,19 +49,19 @@ def print_json(content: dict) -> None:
     print(json.dumps(content, indent=2, default=str))
 
 
-def import_tensorflow(with_keras: bool = True, with_onednn: bool = False) -> None:
+def import_tensorflow(with_keras: bool = True) -> None:
     """Imports TensorFlow without its greetings and shows warnings as single lines.
 
     TensorFlow writes half a dozen lines about CPUs and missing GPUs to standard error before anyone can set its log
-    level. They are held back, and shown only if the import fails.
+    level. They are held back, and shown only if the import fails. It is told to use oneDNN's matrix products on CPUs
+    without AVX-512, too, where it leaves them out, unless the environment says otherwise: `benchmarks/speed.py`
+    measures them.
 
     Args:
         with_keras: Whether to import keras-nlp too. Defaults to `True`.
-        with_onednn: Whether to have oneDNN's matrix products on CPUs without AVX-512, too, where TensorFlow leaves them
-            out: `benchmarks/speed.py` measures them. What the environment says stands. Defaults to `False`.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    if with_onednn and "tensorflow" not in sys.modules:
+    if "tensorflow" not in sys.modules:
         os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     warnings.showwarning = _show_warning
     with tempfile.TemporaryFile() as greetings, open(os.dup(2), "w", encoding="utf-8") as real_stderr:

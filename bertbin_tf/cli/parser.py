@@ -12,8 +12,6 @@ from bertbin_tf.recipe.fields import field_type
 from bertbin_tf.serving.limits import Limits
 
 MODULES_WITHOUT_KERAS = {"verify": "serving", "serve": "serving", "report": "reporting", "compare": "reporting"}
-# Their weights are the same bit for bit after a resume, which was tried with the products that TensorFlow chooses.
-TRAINING_COMMANDS = ("demo", "train", "doctor")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -127,7 +125,6 @@ def _add(commands, name, help):
     command.set_defaults(
         run=functools.partial(_run, f"bertbin_tf.cli.{module}", name),
         needs_keras=name not in MODULES_WITHOUT_KERAS,
-        trains=name in TRAINING_COMMANDS,
     )
     return command
 

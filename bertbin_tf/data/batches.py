@@ -2,6 +2,7 @@
 
 import functools
 import warnings
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -12,6 +13,8 @@ import tensorflow as tf
 # one smaller batch an epoch, which is why few rows get fewer.
 MAX_GROUPS = 8
 BATCHES_PER_GROUP = 2
+# Of each dataset that `tokenize` made, as long as it lives, what `_collect` returns. So nothing is read or kept twice.
+_COLLECTED = weakref.WeakKeyDictionary()
 
 
 def encode(preprocessor: Callable, texts: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -106,9 +109,11 @@ def tokenize(dataset: tf.data.Dataset, preprocessor: Any) -> tf.data.Dataset:
         )
     ends = tf.cumsum(lengths)
     starts = tf.concat([[0], ends[:-1]], axis=0)
-    return tf.data.Dataset.range(len(labels)).map(
+    rows = tf.data.Dataset.range(len(labels)).map(
         lambda i: ({name: values[starts[i] : ends[i]] for name, values in tokens.items()}, labels[i])
     )
+    _COLLECTED[rows] = tokens, labels, lengths.numpy()
+    return rows
 
 
 def batch_by_length(
@@ -211,6 +216,8 @@ def batch_by_length(
 
 def _collect(dataset):
     """Returns the tokens of all rows behind one another, by name, the labels and the lengths."""
+    if dataset in _COLLECTED:
+        return _COLLECTED[dataset]
     tokens, labels, lengths = {}, [], []
     for batch, batch_labels in dataset.ragged_batch(1024):
         batch = {name: _ragged(value) for name, value in batch.items()}

@@ -20,14 +20,14 @@ def base_rate(dataset: tf.data.Dataset) -> float:
     >>> base_rate(read((["good", "fine", "bad", "dull"], [1, 0, 0, 0])))
     0.25
     """
-
-    def add(sums, label):
-        return sums + tf.stack([tf.reduce_sum(tf.cast(label, tf.float64)), tf.cast(tf.size(label), tf.float64)])
-
-    num_positive, num_rows = dataset.map(lambda _, label: label).reduce(tf.zeros(2, tf.float64), add).numpy()
+    labels = dataset.map(lambda _, label: label)
+    if labels.element_spec.shape.rank == 0:
+        labels = labels.batch(1024)
+    batches = list(labels.as_numpy_iterator())
+    num_rows = sum(batch.size for batch in batches)
     if not num_rows:
         raise ValueError("A dataset without rows has no base rate.")
-    return float(num_positive / num_rows)
+    return float(sum(batch.sum(dtype="float64") for batch in batches) / num_rows)
 
 
 def fingerprint(dataset: tf.data.Dataset) -> str:

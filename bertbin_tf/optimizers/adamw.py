@@ -1,5 +1,6 @@
 """AdamW that steps every layer at its own rate, bounds its relative step, and measures what it does."""
 
+import functools
 from numbers import Integral
 
 import keras
@@ -221,8 +222,7 @@ class LayerwiseAdamW(keras.optimizers.AdamW):
         if bound is not None:
             limit = bound * tf.maximum(weight_norm / size**0.5, MIN_WEIGHT_RMS)
             rate = tf.minimum(rate, limit)
-        for gradient, variable in zip(grads, variables, strict=True):
-            self._step_variable(gradient, variable, rate)
+        self._take_steps(grads, variables, rate)
         updates = [old - tf.convert_to_tensor(variable) for old, variable in zip(before, variables, strict=True)]
         update_norm = one_pass.norm(updates)
         if bound is not None:
@@ -230,8 +230,7 @@ class LayerwiseAdamW(keras.optimizers.AdamW):
             kept = tf.minimum(1.0, limit / tf.maximum(update_norm / size**0.5, 1e-30))
             rate *= kept
             update_norm *= kept
-            for update, variable in zip(updates, variables, strict=True):
-                one_pass.subtract(variable, kept - 1, update)
+            tf.cond(tf.not_equal(kept, 1.0), lambda: _take_back(updates, variables, kept), lambda: kept)
         for old, variable in zip(before, variables, strict=True):
             if self._use_weight_decay(variable):
                 one_pass.subtract(variable, self.weight_decay * rate, old)
@@ -243,21 +242,20 @@ class LayerwiseAdamW(keras.optimizers.AdamW):
         # Outside of the condition, within which assignments fail under MirroredStrategy.
         self.assign(self._norms[layer], norms)
 
-    def _step_variable(self, gradient, variable, rate):
-        """Takes Adam's step in one pass over weights and moments, where single operations would make ten and more."""
-        if self.amsgrad:  # XLA does not know its one pass
-            super().update_step(gradient, variable, rate)
-            return
-        index = self._get_variable_index(variable)
-        one_pass.adam(
-            variable,
-            (self._momentums[index], self._velocities[index]),
-            gradient,
-            step=self.iterations + 1,
-            rate=rate,
-            betas=(self.beta_1, self.beta_2),
-            epsilon=self.epsilon,
+    def _take_steps(self, grads, variables, rate):
+        """Takes Adam's steps in one pass over weights and moments, where single operations would make ten and more."""
+        scalars = functools.cache(
+            lambda dtype: one_pass.adam_scalars(
+                dtype, step=self.iterations + 1, rate=rate, betas=(self.beta_1, self.beta_2), epsilon=self.epsilon
+            )
         )
+        for gradient, variable in zip(grads, variables, strict=True):
+            if self.amsgrad:  # XLA does not know its one pass
+                super().update_step(gradient, variable, rate)
+                continue
+            index = self._get_variable_index(variable)
+            moments = self._momentums[index], self._velocities[index]
+            one_pass.adam(variable, moments, gradient, scalars(variable.dtype))
 
     def _use_weight_decay(self, variable):
         # Not by `exclude_from_weight_decay`, which searches whole paths, is not saved, and is the user's.
@@ -292,3 +290,9 @@ class LayerwiseAdamW(keras.optimizers.AdamW):
                 f"Unknown layer '{layer}'. This optimizer was built with the layers {', '.join(self._layers)}. Layers "
                 "without trainable weights have no multiplier: freeze before you call `layerwise_decay`."
             )
+
+
+def _take_back(updates, variables, kept):
+    for update, variable in zip(updates, variables, strict=True):
+        one_pass.subtract(variable, kept - 1, update)
+    return kept  # for XLA has conditions return something

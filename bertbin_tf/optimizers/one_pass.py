@@ -14,7 +14,7 @@ def subtract(variable: keras.Variable | tf.Variable, factor: tf.Tensor, delta: t
 
 
 def adam(
-    variable: keras.Variable | tf.Variable, moments: tuple, gradient: tf.Tensor, *, step, rate, betas, epsilon
+    variable: keras.Variable | tf.Variable, moments: tuple, gradient: tf.Tensor, scalars: dict[str, tf.Tensor]
 ) -> None:
     """Takes Adam's step, and the one of its moments.
 
@@ -22,20 +22,29 @@ def adam(
         variable: The weight.
         moments: Pair of variables like it, those of the gradient and of its square.
         gradient: Tensor like it.
+        scalars: See `adam_scalars`.
+    """
+    tf.raw_ops.ResourceApplyAdam(
+        **dict(zip(("var", "m", "v"), map(handle, (variable, *moments)), strict=True)),
+        **scalars,
+        grad=tf.cast(gradient, variable.dtype),
+    )
+
+
+def adam_scalars(dtype: str, *, step, rate, betas, epsilon) -> dict[str, tf.Tensor]:
+    """Returns what `adam` needs beside its variables, which all weights of a layer share.
+
+    Args:
+        dtype: String, that of the weights.
         step: Integer scalar >= 1, the number of this step.
         rate: Float scalar.
         betas: Pair of floats.
         epsilon: Float > 0; in float16 no smaller than what is not 0 there.
     """
-    dtype = variable.dtype
     epsilon = max(epsilon, 6e-8) if dtype == "float16" else epsilon
     powers = [tf.pow(tf.cast(beta, dtype), tf.cast(step, dtype)) for beta in betas]
     scalars = [*powers, rate, *betas, epsilon]
-    tf.raw_ops.ResourceApplyAdam(
-        **dict(zip(("var", "m", "v"), map(handle, (variable, *moments)), strict=True)),
-        **dict(zip(SCALARS, (tf.cast(scalar, dtype) for scalar in scalars), strict=True)),
-        grad=tf.cast(gradient, dtype),
-    )
+    return dict(zip(SCALARS, (tf.cast(scalar, dtype) for scalar in scalars), strict=True))
 
 
 def norm(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
