@@ -272,11 +272,12 @@ def test_command_is_quiet_and_a_closed_pipe_is_no_error(run_dir, reviews_csv):
     [
         (["predict", "nowhere", "texts.csv"], None, "1"),
         (["verify", "nowhere"], None, "1"),
+        (["doctor", "nowhere:build"], None, "1"),
         (["predict", "nowhere", "texts.csv"], "0", "0"),
         (["train", "--train-data", "nowhere.csv", "--output-dir", "run"], None, "1"),
     ],
 )
-def test_has_the_faster_products_unless_told_otherwise(command, given, expected, tmp_path, monkeypatch):
+def test_every_command_asks_for_onednn_unless_told_otherwise(command, given, expected, tmp_path, monkeypatch):
     monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS", raising=False)
     if given is not None:
         monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", given)

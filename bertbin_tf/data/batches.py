@@ -130,7 +130,7 @@ def batch_by_length(
     Short texts then do not pay for long ones, and a compiled step sees a handful of shapes. Each row goes to the
     shortest boundary that holds it, and each epoch has every row exactly once. Rows that do not fill a batch of
     their length come at the end of the epoch, in smaller batches, the shorter lengths first. The rows are read here,
-    once, and kept in memory: an epoch cuts whole batches out of them.
+    once, and kept in memory, unless `tokenize` has just done so: an epoch cuts whole batches out of them.
 
     Args:
         dataset: `tf.data.Dataset` of `(dict of (length,) tensors, label)` of known cardinality, from `tokenize`.

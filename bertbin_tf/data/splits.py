@@ -23,11 +23,13 @@ def base_rate(dataset: tf.data.Dataset) -> float:
     labels = dataset.map(lambda _, label: label)
     if labels.element_spec.shape.rank == 0:
         labels = labels.batch(1024)
-    batches = list(labels.as_numpy_iterator())
-    num_rows = sum(batch.size for batch in batches)
+    num_positive = num_rows = 0
+    for batch in labels.as_numpy_iterator():
+        num_positive += batch.sum(dtype="float64")
+        num_rows += batch.size
     if not num_rows:
         raise ValueError("A dataset without rows has no base rate.")
-    return float(sum(batch.sum(dtype="float64") for batch in batches) / num_rows)
+    return float(num_positive / num_rows)
 
 
 def fingerprint(dataset: tf.data.Dataset) -> str:

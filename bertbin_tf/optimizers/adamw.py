@@ -239,7 +239,7 @@ class LayerwiseAdamW(keras.optimizers.AdamW):
             lambda: tf.stack([one_pass.norm(grads), weight_norm, update_norm, rate]),
             lambda: tf.convert_to_tensor(self._norms[layer]),
         )
-        # Outside of the condition, within which assignments fail under MirroredStrategy.
+        # Outside of the condition: within one `assign` fails under MirroredStrategy, raw operations do not.
         self.assign(self._norms[layer], norms)
 
     def _take_steps(self, grads, variables, rate):
@@ -295,4 +295,4 @@ class LayerwiseAdamW(keras.optimizers.AdamW):
 def _take_back(updates, variables, kept):
     for update, variable in zip(updates, variables, strict=True):
         one_pass.subtract(variable, kept - 1, update)
-    return kept  # for XLA has conditions return something
+    return kept  # XLA refuses a condition whose branches return no tensor

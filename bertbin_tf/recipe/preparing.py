@@ -69,7 +69,7 @@ def prepare(recipe: Recipe, strategy: str = "auto") -> Prepared:
     tokens = data.tokenize(train_data, preprocessor)
     batch = functools.partial(data.batch_by_length, tokens, recipe.batch_size, shuffle_seed=recipe.seed, **shapes)
 
-    @functools.cache  # each time it is made, all lengths are read
+    @functools.cache  # each time it is made, lengths are grouped and graphs traced
     def batches_of(epochs):
         return batch(epochs=epochs)
 

@@ -137,6 +137,8 @@ def save_run(
         "python": platform.python_version(),
         "machine": platform.platform(),
         "devices": [device.name for device in tf.config.list_logical_devices()],
+        # Beside the processor it decides about the matrix products, and so about the last bits.
+        "TF_ENABLE_ONEDNN_OPTS": os.environ.get("TF_ENABLE_ONEDNN_OPTS"),
         **facts,
     }
     save_preprocessor(run.preprocessor, backbone, path / "preprocessor")
