@@ -51,12 +51,12 @@ def train(
     After training with balanced class weights the prior that they took out of the probabilities is put back into the
     head's bias. With an `output_dir` the temperature and the decision threshold are fitted on the validation texts, and
     all that belongs to the run is written there, which `load_run` reads: recipe.json, model.keras, preprocessor/,
-    metrics.json, history.json, provenance.json (versions, devices, oneDNN, SHA-256 of the data), validation.parquet (texts,
-    labels and calibrated probabilities), and TensorBoard's logs. `report.render` makes a page of it.
+    metrics.json, history.json, provenance.json (versions, devices, oneDNN, SHA-256 of the data), validation.parquet
+    (texts, labels and calibrated probabilities), and TensorBoard's logs. `report.render` makes a page of it.
 
-    To give the same weights, bit for bit, every time under the same `TF_ENABLE_ONEDNN_OPTS`, this sets the global seeds, switches TensorFlow to deterministic
-    operations and its graph optimizer's constant folding off. The process keeps the memory that it frees, see
-    `memory.keep_freed_memory`.
+    To give the same weights, bit for bit, every time under the same `TF_ENABLE_ONEDNN_OPTS`, this sets the global
+    seeds, switches TensorFlow to deterministic operations and its graph optimizer's constant folding off. The process
+    keeps the memory that it frees, see `memory.keep_freed_memory`.
 
     Args:
         recipe: A `Recipe`.
