@@ -50,8 +50,8 @@ class Recipe:
         imbalance: `"none"`, `"class_weight"` or `"focal"`. Defaults to `"none"`.
         threshold_metric: What the decision threshold is tuned for on validation data: `"accuracy"`,
             `"balanced_accuracy"`, `"f1"` or `"mcc"`. Defaults to `"mcc"`.
-        seed: Int >= 0. The same seed on the same machine gives the same weights, bit for bit, under the
-            same `TF_ENABLE_ONEDNN_OPTS`, which the command line sets to 1. Defaults to `0`.
+        seed: Int >= 0. The same seed on the same machine gives the same weights, bit for bit, under the same
+            `TF_ENABLE_ONEDNN_OPTS`, which the command line sets to 1. Defaults to `0`.
 
     Raises:
         ValueError: If a value is of the wrong type or out of range; the message names the field and what is allowed.
